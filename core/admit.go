@@ -1,0 +1,258 @@
+package core
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Ticket is what Admit decided about a connection, for Attach. It is good for one Attach and reserves nothing: a ticket
+// that is never used costs nothing.
+type Ticket struct {
+	response []byte   // the 101
+	refusal  *Refusal // not nil: accept, and close with it
+
+	app      *App
+	provider *Provider
+	clientID string
+	token    string
+	remote   string
+	data     map[string]any
+	public   json.RawMessage
+	expires  int64 // Unix seconds, 0: never
+}
+
+// Admit decides whether the client of h may connect: is the handshake well-formed, the origin allowed, the service
+// running, and who is it? It calls Authenticate or Auth unless h carries an identity, and takes at most WithAuthTimeout.
+//
+// A *Refusal as error is for the host to write as its HTTP response (Service.WriteRefusal for net/http). Otherwise the
+// host takes the connection over and calls Attach, also when the client is going to be refused: see RefuseAuto.
+// Admit writes nothing, keeps no part of h, and may be called concurrently.
+func (s *Service) Admit(ctx context.Context, h *Handshake) (*Ticket, error) {
+	if r := h.malformed(); r != nil {
+		s.countRefusal(h, r, nil)
+		return nil, r
+	}
+	if origin := h.Header.Get("Origin"); !originAllowed(origin, h.Host, s.opts.origins) {
+		r := refuse(http.StatusForbidden, "this origin is not allowed")
+		s.stats.refused.Add(1)
+		s.logForeign(origin, h)
+		return nil, r
+	}
+	t := &Ticket{response: h.response(), remote: strings.Clone(h.RemoteAddr)}
+	if err := s.identify(ctx, h, t); err != nil {
+		r, told := refusalFor(err)
+		if told {
+			err = nil
+		}
+		s.countRefusal(h, r, err)
+		if !s.refusesByClose(h) {
+			return nil, r
+		}
+		t.refusal = r
+	}
+	return t, nil
+}
+
+// refusesByClose reports whether the refusal takes the form of a connection that is closed.
+func (s *Service) refusesByClose(h *Handshake) bool {
+	if len(s.refusing) == refusals { // somebody is knocking on purpose
+		return false
+	}
+	return s.opts.refusal == RefuseClose || s.opts.refusal == RefuseAuto && h.Header.Get("Origin") != ""
+}
+
+// identify fills in t who the client is.
+func (s *Service) identify(ctx context.Context, h *Handshake, t *Ticket) error {
+	if err := s.accepts(); err != nil {
+		return err
+	}
+	identity, app, asked := h.Identity, h.App, ""
+	if identity != nil {
+		if named, ok := identity["app"].(string); ok && app == "" {
+			app = named
+		}
+	} else if app == "" {
+		asked = h.askedApp()
+		app = asked
+	}
+	t.token = h.Token
+	if t.token == "" {
+		t.token = Token(h.Header, h.Query)
+	}
+	t.token = strings.Clone(t.token)
+	t.provider = s.providerOf(app)
+	if t.provider == nil {
+		return refuse(http.StatusNotFound, "there is no such app")
+	}
+	if identity == nil {
+		var err error
+		known := *h
+		known.App, known.Token = app, t.token
+		if identity, err = s.authenticate(ctx, t.provider, &known); err != nil {
+			return err
+		}
+		if named, ok := identity["app"].(string); ok && named != app {
+			if asked != "" || h.App != "" {
+				return refuse(http.StatusForbidden, "this token is for another app")
+			}
+			app = named
+			if t.provider = s.providerOf(app); t.provider == nil {
+				return refuse(http.StatusNotFound, "there is no such app")
+			}
+		}
+	}
+	t.app = s.App(strings.Clone(app))
+	return s.accept(t, identity, h.Data)
+}
+
+// askedApp is the app that the client itself asks for; a hook decides whether it may.
+func (h *Handshake) askedApp() string {
+	if app := h.Header.Get("App"); app != "" {
+		return app
+	}
+	return h.Query.Get("app")
+}
+
+// authenticate asks the provider who this is.
+func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (map[string]any, error) {
+	ask := func(context.Context) (map[string]any, error) { return p.Auth(h.Token) }
+	if p.Authenticate != nil {
+		ask = func(ctx context.Context) (map[string]any, error) { return p.Authenticate(ctx, h) }
+	} else if p.Auth == nil {
+		return nil, refuse(http.StatusUnauthorized, "unauthorized")
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.opts.auth)
+	defer cancel()
+	type answer struct {
+		identity map[string]any
+		err      error
+	}
+	answered := make(chan answer, 1)
+	// It ends when the hook returns; Auth has no context, so a hook that hangs is left behind.
+	go func() {
+		var a answer
+		defer func() {
+			if v := recover(); v != nil {
+				err := &panicError{value: v, stack: debug.Stack()}
+				s.opts.log.Error("gows: Auth panicked", "app", h.App, "err", err, "stack", string(err.stack))
+				a.err = err
+			}
+			answered <- a
+		}()
+		a.identity, a.err = ask(ctx)
+	}()
+	select {
+	case a := <-answered:
+		return a.identity, a.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("gows: Auth did not return in %v: %w", s.opts.auth, ctx.Err())
+	}
+}
+
+// accept reads the identity into t.
+func (s *Service) accept(t *Ticket, identity, more map[string]any) error {
+	var err error
+	if t.clientID, err = clientID(identity); err == nil {
+		t.expires, err = expiry(identity)
+	}
+	if err != nil {
+		s.opts.log.Error("gows: unusable identity", "app", t.app.name, "err", err)
+		return refuse(http.StatusServiceUnavailable, "try again")
+	}
+	if t.expires != 0 && t.expires <= time.Now().Unix() {
+		return refuse(CloseExpired, "the token has expired")
+	}
+	t.data = identity
+	if len(more) > 0 {
+		t.data = maps.Clone(identity)
+		maps.Copy(t.data, more)
+	}
+	public := map[string]any{}
+	for _, key := range s.opts.presence {
+		if v, ok := t.data[key]; ok {
+			public[key] = v
+		}
+	}
+	if len(public) > 0 {
+		if t.public, err = json.Marshal(public); err != nil {
+			return fmt.Errorf("gows: encode presence data: %w", err)
+		}
+	}
+	return nil
+}
+
+// clientID returns the identity's client id as a string of its own.
+func clientID(identity map[string]any) (string, error) {
+	value, found := identity["client_id"]
+	var id string
+	switch v := value.(type) {
+	case string:
+		id = strings.Clone(v)
+	case int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64:
+		id = fmt.Sprint(v)
+	case float64:
+		if v != float64(int64(v)) || v >= 1<<53 || v <= -1<<53 {
+			return "", fmt.Errorf(`gows: "client_id" %v is a JSON number that may have lost digits: use a string`, v)
+		}
+		id = strconv.FormatInt(int64(v), 10)
+	case json.Number:
+		id = v.String()
+	case fmt.Stringer:
+		id = v.String()
+	default:
+		if found {
+			return "", fmt.Errorf(`gows: "client_id" is a %T: use a string`, value)
+		}
+	}
+	if id == "" {
+		keys := slices.Sorted(maps.Keys(identity))
+		return "", fmt.Errorf(`gows: Auth returned no "client_id" (keys: %s)`, strings.Join(keys, ", "))
+	}
+	return id, nil
+}
+
+// expiry returns the identity's "exp" in Unix seconds, 0 when it has none.
+func expiry(identity map[string]any) (int64, error) {
+	switch v := identity["exp"].(type) {
+	case nil:
+		return 0, nil
+	case int:
+		return int64(v), nil
+	case int64:
+		return v, nil
+	case float64:
+		return int64(v), nil
+	case json.Number:
+		if exp, err := v.Float64(); err == nil {
+			return int64(exp), nil
+		}
+	case interface{ Unix() int64 }: // time.Time, jwt.NumericDate
+		return v.Unix(), nil
+	}
+	return 0, errors.New(`gows: "exp" must be Unix seconds or a time.Time`)
+}
+
+func (s *Service) countRefusal(h *Handshake, r *Refusal, err error) {
+	s.stats.refused.Add(1)
+	args := []any{"remote", h.RemoteAddr, "code", r.Code, "reason", r.Reason}
+	if err != nil {
+		args = append(args, "err", err)
+	}
+	s.opts.log.Info("gows: refused", args...)
+}
+
+func (s *Service) logForeign(origin string, h *Handshake) {
+	if s.foreign.first(origin) {
+		s.opts.log.Warn("gows: foreign origin refused: allow it with core.WithOrigins, or let the proxy pass the host (proxy_set_header Host $http_host)",
+			"origin", origin, "host", h.Host, "remote", h.RemoteAddr)
+	}
+}

@@ -1,0 +1,348 @@
+package core
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/duxweb/go-ws/core/internal/frame"
+)
+
+const (
+	pendingBytes = 256 << 10 // published to a channel and not yet taken by a turn
+	batchFrames  = 64
+	slotClients  = 256
+)
+
+// channel fans out. Publishing appends a frame to pending; a turn takes what is pending and writes the same bytes to every
+// subscriber, and a new turn starts only when none is running. So frames are gathered exactly when the server is behind.
+type channel struct {
+	topic Topic
+	rules *Rules
+	hub   *hub
+
+	last atomic.Pointer[lastFrame] // of a Latest channel
+
+	mu      sync.Mutex      // guards the rest
+	subs    []*subscription // append-only: a turn reads a prefix of it without the lock
+	live    int             // subs that have not left
+	turning bool
+	closed  bool
+	gap     bool          // tell subscribers that publications were lost
+	pending *batch        // first of a list
+	tail    *batch        // its last
+	waiting int           // bytes in pending
+	room    chan struct{} // closed when a turn has taken something; nil when no publisher waits
+
+	interest interest
+}
+
+// subscription is a client's place in a channel.
+type subscription struct {
+	client *Client
+	ch     *channel
+	since  int64 // Unix milliseconds
+	left   bool  // guarded by ch.mu
+	gone   bool  // guarded by client.mu, under which the turn writes: set, nothing more is accepted
+	stale  bool  // guarded by client.mu: skipped on a Latest channel, to be caught up with its last frame
+}
+
+// batch is what one turn writes: whole frames in one slice.
+type batch struct {
+	data   []byte
+	ends   []int             // of each frame in data
+	except map[string][]bool // by ConnID, which frames that client does not get
+	next   *batch
+}
+
+type lastFrame struct {
+	data   []byte
+	except []string
+}
+
+var batches = sync.Pool{New: func() any { return new(batch) }}
+
+// free gives b back, unless one large message made it worth more as garbage.
+func (b *batch) free() {
+	if cap(b.data) > 2*pendingBytes {
+		return
+	}
+	b.data, b.ends, b.next = b.data[:0], b.ends[:0], nil
+	clear(b.except)
+	batches.Put(b)
+}
+
+func (b *batch) add(payload []byte, except []string) {
+	b.data = frame.AppendText(b.data, payload)
+	b.ends = append(b.ends, len(b.data))
+	for _, conn := range except {
+		if b.except == nil {
+			b.except = map[string][]bool{}
+		}
+		skip := b.except[conn]
+		for len(skip) < len(b.ends) {
+			skip = append(skip, false)
+		}
+		skip[len(b.ends)-1] = true
+		b.except[conn] = skip
+	}
+}
+
+// publish appends a publication. While the channel is full it waits for room until ctx ends.
+func (ch *channel) publish(ctx context.Context, p Publication) error {
+	size := frame.HeaderLen(len(p.Payload)) + len(p.Payload)
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	for ch.waiting > 0 && ch.waiting+size > pendingBytes && !ch.closed {
+		if ch.room == nil {
+			ch.room = make(chan struct{})
+		}
+		room := ch.room
+		ch.mu.Unlock()
+		var err error
+		select {
+		case <-room:
+		case <-ctx.Done():
+			err = ErrUnavailable
+		}
+		ch.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+	if ch.closed {
+		return ErrClosed
+	}
+	if ch.live > 0 || ch.topic.Channel == "" {
+		ch.appendLocked(p.Payload, p.Except)
+	}
+	return nil
+}
+
+// appendLocked makes a frame pending and sees to it that a turn runs.
+func (ch *channel) appendLocked(payload []byte, except []string) {
+	if ch.gap {
+		ch.gap = false
+		ch.appendLocked(gapText(ch.topic.Channel), nil)
+	}
+	size := frame.HeaderLen(len(payload)) + len(payload)
+	if b := ch.tail; b == nil || len(b.ends) == batchFrames || len(b.data)+size > pendingBytes {
+		b = batches.Get().(*batch) //nolint:errcheck // the pool holds nothing else
+		if ch.tail == nil {
+			ch.pending = b
+		} else {
+			ch.tail.next = b
+		}
+		ch.tail = b
+	}
+	ch.tail.add(payload, except)
+	ch.waiting += size
+	if !ch.turning {
+		ch.turning = true
+		ch.hub.turns.Add(1)
+		go ch.turn() // ends when nothing is pending
+	}
+}
+
+// miss notes that subscribers have missed publications. They are told behind what is pending.
+func (ch *channel) miss() {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if ch.closed || ch.live == 0 {
+		return
+	}
+	ch.gap = true
+	if !ch.turning {
+		ch.turning = true
+		ch.hub.turns.Add(1)
+		go ch.turn() // ends when nothing is pending
+	}
+}
+
+// turn writes what is pending, batch by batch, until nothing is.
+func (ch *channel) turn() {
+	defer ch.hub.turns.Done()
+	w := getWriter()
+	defer w.free()
+	for {
+		b, subs := ch.take()
+		if b == nil {
+			return
+		}
+		if ch.rules.Slow == Latest {
+			ch.keepLast(b)
+		}
+		t := delivery{batch: b, writer: w}
+		if ch.topic.Channel == "" {
+			t.toClients(ch.hub, ch.hub.everybody(ch.topic.App))
+		} else {
+			t.toSubscribers(ch.hub, subs)
+		}
+		ch.hub.s.stats.delivered.Add(t.sent)
+		ch.hub.s.stats.dropped.Add(t.dropped)
+		b.free()
+	}
+}
+
+// take returns the next batch and who was subscribed when it was taken, or nil and ends the turn.
+func (ch *channel) take() (*batch, []*subscription) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if ch.pending == nil && ch.gap {
+		ch.gap = false
+		ch.appendLocked(gapText(ch.topic.Channel), nil)
+	}
+	b := ch.pending
+	if b == nil {
+		ch.turning = false
+		return nil, nil
+	}
+	ch.pending = b.next
+	if ch.pending == nil {
+		ch.tail = nil
+	}
+	ch.waiting -= len(b.data)
+	if ch.room != nil {
+		close(ch.room)
+		ch.room = nil
+	}
+	return b, ch.subs
+}
+
+func (ch *channel) keepLast(b *batch) {
+	from := 0
+	if n := len(b.ends); n > 1 {
+		from = b.ends[n-2]
+	}
+	last := &lastFrame{data: append([]byte(nil), b.data[from:]...)}
+	for conn, skip := range b.except {
+		if len(skip) == len(b.ends) {
+			last.except = append(last.except, conn)
+		}
+	}
+	ch.last.Store(last)
+}
+
+// delivery is one batch on its way to the subscribers.
+type delivery struct {
+	*batch
+	writer        *writer
+	sent, dropped int64
+	some          batch // what is left for a client that some frames leave out
+}
+
+// toSubscribers takes one of the node's slots for every 256 clients of a large channel: one processor always stays free
+// for reading, hooks and small channels, and large channels take turns.
+func (d *delivery) toSubscribers(h *hub, subs []*subscription) {
+	if len(subs) <= slotClients {
+		d.write(subs)
+		return
+	}
+	for len(subs) > 0 {
+		n := min(len(subs), slotClients)
+		h.slots <- struct{}{}
+		d.write(subs[:n])
+		<-h.slots
+		subs = subs[n:]
+	}
+}
+
+func (d *delivery) write(subs []*subscription) {
+	for _, s := range subs {
+		d.account(s.client.deliver(d.writer, s, d.framesFor(s.client)))
+	}
+}
+
+func (d *delivery) toClients(h *hub, clients []*Client) {
+	for len(clients) > 0 {
+		n := min(len(clients), slotClients)
+		h.slots <- struct{}{}
+		for _, c := range clients[:n] {
+			d.account(c.deliver(d.writer, nil, d.framesFor(c)))
+		}
+		<-h.slots
+		clients = clients[n:]
+	}
+}
+
+func (d *delivery) account(sent, dropped int) {
+	d.sent += int64(sent)
+	d.dropped += int64(dropped)
+}
+
+// framesFor returns the frames that c gets: nearly always all of them, the shared slice.
+func (d *delivery) framesFor(c *Client) *batch {
+	if len(d.except) == 0 {
+		return d.batch
+	}
+	skip, ok := d.except[c.ConnID]
+	if !ok {
+		return d.batch
+	}
+	d.some.data, d.some.ends = d.some.data[:0], d.some.ends[:0]
+	from := 0
+	for i, end := range d.ends {
+		if i >= len(skip) || !skip[i] {
+			d.some.data = append(d.some.data, d.data[from:end]...)
+			d.some.ends = append(d.some.ends, len(d.some.data))
+		}
+		from = end
+	}
+	return &d.some
+}
+
+// add subscribes c. It fails when c has ended, and is called once at a time per client.
+func (ch *channel) add(c *Client) error {
+	s := &subscription{client: c, ch: ch, since: time.Now().UnixMilli()}
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != nil {
+		return ErrClosed
+	}
+	c.subs = append(c.subs, s)
+	ch.subs = append(ch.subs, s)
+	ch.live++
+	return nil
+}
+
+// remove takes s, which is gone for its client, out of the channel. When half of the entries have left, the others are
+// copied: amortised, a client that leaves costs O(1), and a turn that reads the old slice is not disturbed.
+func (ch *channel) remove(s *subscription) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	s.left = true
+	ch.live--
+	if ch.live > len(ch.subs)/2 {
+		return
+	}
+	var subs []*subscription
+	if ch.live > 0 {
+		subs = make([]*subscription, 0, ch.live+ch.live/4)
+		for _, s := range ch.subs {
+			if !s.left {
+				subs = append(subs, s)
+			}
+		}
+	}
+	ch.subs = subs
+}
+
+// members returns the subscriptions that have not left.
+func (ch *channel) members() []*subscription {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	var members []*subscription
+	for _, s := range ch.subs {
+		if !s.left {
+			members = append(members, s)
+		}
+	}
+	return members
+}
+
+func gapText(channel string) []byte {
+	return append(appendString([]byte(`{"type":"gap","channel":`), channel), '}')
+}

@@ -1,0 +1,275 @@
+package core
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/duxweb/go-ws/core/internal/frame"
+)
+
+// Attach takes over the connection of a ticket: it writes the 101, or the 101 and a close when the client is refused,
+// starts the reader and returns at once. leftover is what the host has read behind the request; it is copied. nc belongs
+// to the core from now on, deadlines are cleared. Use each ticket once.
+func (s *Service) Attach(nc net.Conn, leftover []byte, t *Ticket) {
+	_ = nc.SetDeadline(time.Time{})
+	if t.refusal != nil {
+		s.refuseByClose(nc, t)
+		return
+	}
+	c := newClient(t, newSocket(nc))
+	c.parser.MaxMessage = s.opts.messageBytes
+	if !s.enter() {
+		t.refusal = refuse(CloseRestart, "restarting")
+		s.refuseByClose(nc, t)
+		return
+	}
+	w := getWriter()
+	c.mu.Lock()
+	c.writeLocked(w, t.response)
+	c.mu.Unlock()
+	w.free()
+	early := append([]byte(nil), leftover...)
+	go func() { // ends with the connection; Shutdown waits for its leave
+		c.arrive()
+		if c.consume(early) {
+			c.startReading()
+		} else {
+			c.end()
+		}
+	}()
+}
+
+func newClient(t *Ticket, sock socket) *Client {
+	return &Client{
+		ClientID: t.clientID, ConnID: rand.Text()[:16], App: t.app.name, Token: t.token, Data: t.data,
+		app: t.app, provider: t.provider, remote: t.remote, public: t.public, expires: t.expires,
+		since: time.Now().UnixMilli(), socket: sock,
+	}
+}
+
+// arrive makes the client known and calls online. When that fails the connection is closed.
+func (c *Client) arrive() {
+	s := c.app.s
+	c.heardTick.Store(s.tick.Load())
+	s.log().Debug("gows: connected", "app", c.App, "client", c.ClientID, "conn", c.ConnID, "remote", c.remote)
+	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	defer cancel()
+	err := c.register(ctx)
+	if err == nil {
+		err = c.event(EventOnline)
+		c.online = err == nil
+	}
+	if err != nil {
+		r, told := refusalFor(err)
+		s.stats.refused.Add(1)
+		args := []any{"code", r.Code, "reason", r.Reason, "remote", c.remote}
+		if !told {
+			args = append(args, "err", err)
+		}
+		c.log().Info("gows: refused", args...)
+		_ = c.shut(r.Code, r.Reason)
+	}
+}
+
+// startReading reads in a goroutine of its own, which ends with the connection.
+func (c *Client) startReading() { go c.read() }
+
+// renewals is how often in a tick a reader goes on in a fresh goroutine, see read.
+const renewals = 8
+
+// read takes what arrives, and waits for more holding no buffer.
+func (c *Client) read() {
+	for {
+		data, err := c.socket.read()
+		if err != nil {
+			c.lost(err)
+			break
+		}
+		c.talked = false
+		open := c.consume(data)
+		c.socket.done()
+		if !open {
+			break
+		}
+		if c.talked && c.renews() {
+			c.startReading()
+			return
+		}
+	}
+	c.end()
+}
+
+// renews reports whether reading goes on in a fresh goroutine. A hook has grown this stack, and Go never shrinks it below
+// 4 KB again, however long the next silence is. A fresh one costs about a microsecond, which a client that talks
+// without pause need not pay for each message.
+func (c *Client) renews() bool {
+	if now := c.app.s.tick.Load(); now != c.talkTick {
+		c.talkTick, c.renewed = now, 0
+	}
+	c.renewed++
+	return c.renewed <= renewals
+}
+
+// lost notes that the peer has gone without a word.
+func (c *Client) lost(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended == nil {
+		c.endLocked(&CloseError{Code: closeAbnormal, Reason: err.Error()})
+	}
+}
+
+var answerBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, 1<<10)
+	return &b
+}}
+
+// consume handles the messages in data and reports whether reading goes on.
+func (c *Client) consume(data []byte) bool {
+	if len(data) == 0 {
+		return true
+	}
+	c.heardTick.Store(c.app.s.tick.Load())
+	c.pingTick.Store(0)
+	c.mu.Lock()
+	c.answers = answerBuffers.Get().(*[]byte) //nolint:errcheck // the pool holds nothing else
+	c.mu.Unlock()
+	open := c.handle(data)
+	c.mu.Lock()
+	c.flushLocked()
+	answers := c.answers
+	c.answers = nil
+	c.mu.Unlock()
+	*answers = (*answers)[:0]
+	answerBuffers.Put(answers)
+	return open
+}
+
+func (c *Client) handle(data []byte) bool {
+	for {
+		m, rest, err := c.parser.Next(data)
+		if err != nil {
+			c.violated(err)
+			return false
+		}
+		data = rest
+		switch m.Op {
+		case frame.Continuation:
+			return true
+		case frame.Close:
+			c.peerCloses(m.Payload)
+			return false
+		case frame.Ping:
+			c.pong(m.Payload)
+			c.pinged()
+		case frame.Pong:
+			c.pinged()
+		case frame.Binary:
+			_ = c.shut(closeUnsupported, "binary messages are not supported: send JSON as text")
+		case frame.Text:
+			c.receive(m.Payload)
+		}
+	}
+}
+
+// violated closes after a violation of RFC 6455: nothing behind it can be read.
+func (c *Client) violated(err error) {
+	code, reason := closeWrongFrame, err.Error()
+	var broken *frame.Error
+	if errors.As(err, &broken) {
+		code, reason = int(broken.Code), broken.Reason
+	}
+	_ = c.shut(code, reason)
+}
+
+// peerCloses answers the peer's close frame.
+func (c *Client) peerCloses(payload []byte) {
+	code, reason, err := frame.ParseClose(payload)
+	c.mu.Lock()
+	if c.ended != nil {
+		c.goodbye = true
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
+	if err != nil {
+		c.violated(err)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != nil {
+		return
+	}
+	c.goodbye = true
+	c.flushLocked()
+	c.endLocked(&CloseError{Code: int(code), Reason: reason})
+	c.sayCloseLocked(int(code), "")
+}
+
+func (c *Client) pong(payload []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended == nil && c.answers != nil {
+		*c.answers = frame.AppendControl(*c.answers, frame.Pong, payload)
+	}
+}
+
+// lingers waits until the close frame has left, at most for the write stall, and until the peer has answered it or the
+// deadline of shut is over: closing a socket that has unread bytes destroys what is on its way to the peer.
+func (c *Client) lingers() {
+	c.mu.Lock()
+	var flushed chan struct{}
+	if c.backlog != nil && !c.broken {
+		flushed = make(chan struct{})
+		c.flushed = flushed
+	}
+	goodbye := c.goodbye
+	c.mu.Unlock()
+	if flushed != nil {
+		select {
+		case <-flushed:
+		case <-time.After(c.app.s.opts.stall):
+		}
+	}
+	for !goodbye {
+		if _, err := c.socket.read(); err != nil {
+			return
+		}
+		c.socket.done()
+	}
+}
+
+// end runs once, when reading is over: the socket first, then what may take time.
+func (c *Client) end() {
+	s := c.app.s
+	c.lingers()
+	c.socket.close()
+	c.mu.Lock()
+	c.finished = true
+	ended := c.ended
+	sent, dropped := c.sent, c.dropped
+	c.mu.Unlock()
+	c.leave()
+	if c.online {
+		if err := c.event(EventOffline); err != nil {
+			c.log().Error("gows: offline failed", "err", err)
+		}
+	}
+	s.hub.forget(c)
+	c.mu.Lock()
+	c.over = true
+	if c.waiters != nil {
+		close(c.waiters)
+	}
+	c.mu.Unlock()
+	s.opts.log.Debug("gows: disconnected", "app", c.App, "client", c.ClientID, "conn", c.ConnID, "remote", c.remote,
+		"code", ended.Code, "reason", ended.Reason, "duration", time.Since(time.UnixMilli(c.since)),
+		"sent", strconv.FormatInt(sent, 10), "dropped", strconv.FormatInt(dropped, 10))
+	s.exit()
+}

@@ -1,0 +1,154 @@
+package core
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/duxweb/go-ws/core/internal/frame"
+)
+
+// Door is how the original spells serving a connection.
+type Door struct{ s *Service }
+
+// HandleRequest is Service.ServeHTTP.
+func (d Door) HandleRequest(w http.ResponseWriter, r *http.Request) { d.s.ServeHTTP(w, r) }
+
+// ServeHTTP makes the service an http.Handler: mux.Handle("/ws", service). It returns as soon as the connection is taken
+// over or refused, so middlewares with a time limit do no harm.
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.Serve(w, r, NewHandshake(r)) }
+
+// Serve is ServeHTTP with a Handshake that the host has completed, made by NewHandshake: how adapters of frameworks on
+// net/http let a connection in.
+func (s *Service) Serve(w http.ResponseWriter, r *http.Request, h *Handshake) {
+	t, err := s.Admit(r.Context(), h)
+	if err != nil {
+		s.WriteRefusal(w, err)
+		return
+	}
+	s.takeOver(w, t)
+}
+
+func (s *Service) takeOver(w http.ResponseWriter, t *Ticket) {
+	nc, buffered, err := hijack(w)
+	if err != nil {
+		s.opts.log.Error("gows: no connection", "err", err)
+		s.WriteRefusal(w, &Refusal{Status: http.StatusInternalServerError, Code: CloseInternal, Reason: err.Error()})
+		return
+	}
+	leftover, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
+	s.Attach(nc, leftover, t)
+}
+
+// Refuse refuses a connection in a way that a browser can read: what a host calls when its own middleware says no. code
+// is a close code (3005 for an expired token) or one of HTTP's. A request that is no upgrade gets 401, 403, 429 or 503
+// with a JSON body.
+func (s *Service) Refuse(w http.ResponseWriter, r *http.Request, code int, reason string) {
+	h := NewHandshake(r)
+	refusal := refuse(code, reason)
+	if h.malformed() != nil {
+		s.countRefusal(h, refusal, nil)
+		s.WriteRefusal(w, refusal)
+		return
+	}
+	t, err := s.AdmitRefused(h, code, reason)
+	if err != nil {
+		s.WriteRefusal(w, err)
+		return
+	}
+	s.takeOver(w, t)
+}
+
+// AdmitRefused is Admit for a client whose refusal is decided: the error is for the host to write, a ticket for Attach.
+func (s *Service) AdmitRefused(h *Handshake, code int, reason string) (*Ticket, error) {
+	if r := h.malformed(); r != nil {
+		return nil, r
+	}
+	r := refuse(code, reason)
+	s.countRefusal(h, r, nil)
+	if !s.refusesByClose(h) || !originAllowed(h.Header.Get("Origin"), h.Host, s.opts.origins) {
+		return nil, r
+	}
+	return &Ticket{response: h.response(), refusal: r, remote: h.RemoteAddr}, nil
+}
+
+// WriteRefusal writes what Admit returned as an HTTP response: status, headers and a JSON body with status, code and
+// reason.
+func (s *Service) WriteRefusal(w http.ResponseWriter, err error) {
+	var r *Refusal
+	if !errors.As(err, &r) {
+		r = refuse(http.StatusInternalServerError, "internal error")
+	}
+	for name, values := range r.Header {
+		w.Header()[name] = values
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(r.Status)
+	_ = json.NewEncoder(w).Encode(r) // the client may have gone
+}
+
+// hijack takes the connection from net/http. Some wrappers of a ResponseWriter claim to be an http.Hijacker and panic.
+func hijack(w http.ResponseWriter) (nc net.Conn, buffered *bufio.ReadWriter, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("gows: the connection cannot be hijacked (%v): mount the route outside the timeout middleware", v)
+		}
+	}()
+	nc, buffered, err = http.NewResponseController(w).Hijack()
+	switch {
+	case errors.Is(err, http.ErrNotSupported):
+		return nil, nil, fmt.Errorf("gows: the connection cannot be hijacked (%s): mount the route outside the timeout middleware",
+			strings.TrimPrefix(fmt.Sprintf("%T", w), "*"))
+	case err != nil:
+		return nil, nil, fmt.Errorf("gows: the connection cannot be hijacked: %w", err)
+	}
+	return nc, buffered, nil
+}
+
+const (
+	refusals    = 256     // refused connections that may be drained at a time
+	refuseDrain = 4 << 10 // bytes
+	refuseWait  = time.Second
+)
+
+// refuseByClose accepts and closes in one write, and takes in what the peer sends for a moment: a reset would destroy the
+// close frame on its way. When too many do so at a time, somebody is knocking on purpose, and gets no such patience.
+func (s *Service) refuseByClose(nc net.Conn, t *Ticket) {
+	b := frame.AppendClose(t.response, t.refusal.Code, t.refusal.Reason)
+	select {
+	case s.refusing <- struct{}{}:
+	default:
+		_ = nc.Close()
+		return
+	}
+	if !s.beginLeaver() {
+		<-s.refusing
+		_ = nc.Close()
+		return
+	}
+	go func() { // ends after refuseWait at the latest
+		defer s.leavers.Done()
+		defer func() { <-s.refusing }()
+		defer nc.Close() //nolint:errcheck // nobody is left to hear of it
+		_ = nc.SetDeadline(time.Now().Add(refuseWait))
+		if _, err := nc.Write(b); err != nil {
+			return
+		}
+		if half, ok := nc.(interface{ CloseWrite() error }); ok {
+			_ = half.CloseWrite()
+		}
+		buf := make([]byte, 512)
+		for n := 0; n < refuseDrain; {
+			m, err := nc.Read(buf)
+			n += m
+			if err != nil {
+				return
+			}
+		}
+	}()
+}

@@ -1,0 +1,129 @@
+package core
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// Handshake is the request of a client that wants a connection, in plain values that the core owns: a host copies what it
+// needs out of its request and keeps no part of it. Admit does not keep the Handshake.
+type Handshake struct {
+	Method     string
+	Host       string
+	RemoteAddr string      // as it shall be known: behind a trusted proxy the address the framework made out
+	Header     http.Header // with canonical keys
+	Query      url.Values
+
+	// What the host has found out itself; each may be empty.
+	App      string         // the app of the route
+	Token    string         // found before all other places
+	Identity map[string]any // from the host's own authentication: Auth is skipped
+	Data     map[string]any // merged into Client.Data
+}
+
+// NewHandshake copies what the core needs out of a net/http request, the identity of ContextWithIdentity included.
+func NewHandshake(r *http.Request) *Handshake {
+	identity, _ := r.Context().Value(identityKey{}).(map[string]any)
+	return &Handshake{
+		Method: r.Method, Host: r.Host, RemoteAddr: r.RemoteAddr, Header: r.Header, Query: r.URL.Query(), Identity: identity,
+	}
+}
+
+type identityKey struct{}
+
+// ContextWithIdentity returns a context that tells ServeHTTP who the user is, for a net/http middleware that has
+// authenticated the request: Auth is skipped. identity needs "client_id", as the map of Provider.Auth does.
+func ContextWithIdentity(ctx context.Context, identity map[string]any) context.Context {
+	return context.WithValue(ctx, identityKey{}, identity)
+}
+
+// Token returns the token of a request from the first place that has one: header Token, Authorization: Bearer, the
+// subprotocol gows.bearer.<base64url> offered beside gows, query token. It is where the core looks after Handshake.Token.
+func Token(h http.Header, query url.Values) string {
+	if token := h.Get("Token"); token != "" {
+		return token
+	}
+	if scheme, token, _ := strings.Cut(h.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") && token != "" {
+		return strings.TrimSpace(token)
+	}
+	for protocol := range tokens(h, "Sec-Websocket-Protocol") {
+		if coded, ok := strings.CutPrefix(protocol, "gows.bearer."); ok {
+			if token, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(coded, "=")); err == nil {
+				return string(token)
+			}
+		}
+	}
+	return query.Get("token")
+}
+
+// malformed says what is wrong with the request as an opening handshake (RFC 6455 section 4.2.1), or nil.
+func (h *Handshake) malformed() *Refusal {
+	wrong := func(status int, reason string, header ...string) *Refusal {
+		r := &Refusal{Status: status, Code: closeWrongFrame, Reason: reason, Header: http.Header{}}
+		for i := 0; i < len(header); i += 2 {
+			r.Header.Set(header[i], header[i+1])
+		}
+		return r
+	}
+	switch {
+	case h.Method != http.MethodGet:
+		return wrong(http.StatusMethodNotAllowed, "a WebSocket handshake is a GET request", "Allow", http.MethodGet)
+	case !h.upgrades():
+		return wrong(http.StatusUpgradeRequired, "this is a WebSocket endpoint: connect with new WebSocket(url)",
+			"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13")
+	case h.Header.Get("Sec-Websocket-Version") != "13":
+		return wrong(http.StatusUpgradeRequired, "Sec-WebSocket-Version must be 13",
+			"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13")
+	}
+	if key, err := base64.StdEncoding.DecodeString(h.Header.Get("Sec-Websocket-Key")); err != nil || len(key) != 16 {
+		return wrong(http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64")
+	}
+	return nil
+}
+
+// upgrades reports whether the request asks for a WebSocket at all.
+func (h *Handshake) upgrades() bool {
+	return hasToken(h.Header, "Connection", "upgrade") && hasToken(h.Header, "Upgrade", "websocket")
+}
+
+// response is the 101 that accepts the handshake (RFC 6455 section 4.2.2). Of the subprotocols only gows is answered:
+// the one with the token must not be echoed, and a browser fails unless one of those it offered is.
+func (h *Handshake) response() []byte {
+	sum := sha1.Sum([]byte(h.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	b := make([]byte, 0, 192)
+	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
+	b = base64.StdEncoding.AppendEncode(b, sum[:])
+	for protocol := range tokens(h.Header, "Sec-Websocket-Protocol") {
+		if protocol == "gows" {
+			b = append(b, "\r\nSec-WebSocket-Protocol: gows"...)
+			break
+		}
+	}
+	return append(b, "\r\n\r\n"...)
+}
+
+// tokens yields the elements of a header that is a list, over all its lines.
+func tokens(h http.Header, name string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for _, line := range h[name] {
+			for part := range strings.SplitSeq(line, ",") {
+				if part = strings.TrimSpace(part); part != "" && !yield(part) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func hasToken(h http.Header, name, want string) bool {
+	for t := range tokens(h, name) {
+		if strings.EqualFold(t, want) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,384 @@
+package core
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/duxweb/go-ws/core/internal/frame"
+)
+
+// The outbox of a client: everything written to it passes here, under Client.mu. One attempt is made to give the bytes to
+// the kernel without waiting; what it does not take goes to the backlog, which a drainer goroutine writes. While there is
+// a backlog everybody appends to it and only the drainer touches the socket.
+
+// backlog is what waits for a peer that reads more slowly than it is written to.
+type backlog struct {
+	chunks  []chunk
+	bytes   int
+	writing bool // the drainer has the first chunk
+}
+
+// chunk is a part of the byte stream. A frame that its channel may drop is a chunk of its own.
+type chunk struct {
+	data []byte
+	ch   *channel   // may drop it; nil: nobody may
+	pool *sync.Pool // data goes back here; nil: garbage
+}
+
+// Chunks come in two sizes, so that a peer which is behind by a few frames does not cost 32 KiB. The drainer writes a
+// chunk at a time: slow progress is progress.
+const (
+	smallChunk = 2 << 10
+	largeChunk = 32 << 10
+)
+
+var smallChunks, largeChunks = chunkPool(smallChunk), chunkPool(largeChunk)
+
+func chunkPool(size int) *sync.Pool {
+	return &sync.Pool{New: func() any {
+		b := make([]byte, 0, size)
+		return &b
+	}}
+}
+
+// add copies p to the end.
+func (b *backlog) add(p []byte) {
+	b.bytes += len(p)
+	for len(p) > 0 {
+		if !b.hasRoom() {
+			pool := smallChunks
+			if len(p) > smallChunk {
+				pool = largeChunks
+			}
+			data := pool.Get().(*[]byte) //nolint:errcheck // the pool holds nothing else
+			b.chunks = append(b.chunks, chunk{data: (*data)[:0], pool: pool})
+		}
+		tail := &b.chunks[len(b.chunks)-1].data
+		n := min(cap(*tail)-len(*tail), len(p))
+		*tail = append(*tail, p[:n]...)
+		p = p[n:]
+	}
+}
+
+// hasRoom reports whether the last chunk can take more bytes.
+func (b *backlog) hasRoom() bool {
+	last := len(b.chunks) - 1
+	return last >= 0 && b.chunks[last].pool != nil && len(b.chunks[last].data) < cap(b.chunks[last].data) &&
+		(last > 0 || !b.writing)
+}
+
+// addFrame copies a whole frame of ch to the end, to be dropped if need be.
+func (b *backlog) addFrame(ch *channel, data []byte) {
+	b.bytes += len(data)
+	b.chunks = append(b.chunks, chunk{data: append([]byte(nil), data...), ch: ch})
+}
+
+// shift frees the first chunk.
+func (b *backlog) shift() {
+	first := b.chunks[0]
+	b.chunks[0] = chunk{}
+	b.chunks = b.chunks[1:]
+	b.bytes -= len(first.data)
+	b.writing = false
+	if first.pool != nil {
+		data := first.data[:0]
+		first.pool.Put(&data)
+	}
+}
+
+// dropOldest drops the oldest frame of ch that is not being written, and reports whether there was one.
+func (b *backlog) dropOldest(ch *channel) bool {
+	for i := range b.chunks {
+		if b.chunks[i].ch == ch && (i > 0 || !b.writing) {
+			b.bytes -= len(b.chunks[i].data)
+			b.chunks = append(b.chunks[:i], b.chunks[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// deliver gives a channel's frames to the client, and returns how many were accepted and how many the channel's rule for
+// slow clients has dropped. s is nil for a broadcast.
+func (c *Client) deliver(w *writer, s *subscription, b *batch) (sent, dropped int) {
+	if len(b.data) == 0 {
+		return 0, 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != nil || s != nil && s.gone {
+		return 0, 0
+	}
+	sent = len(b.ends)
+	switch {
+	case s == nil || s.ch.rules.Slow == CloseSlow:
+		c.writeLocked(w, b.data)
+	case s.ch.rules.Slow == Latest && c.backlog != nil:
+		s.stale = true
+		dropped, sent = sent, 0
+	case s.ch.rules.Slow == Latest:
+		c.writeLocked(w, b.data)
+	default:
+		dropped = c.writeOrDropLocked(w, s.ch, b)
+		sent -= dropped
+	}
+	if c.ended != nil {
+		sent, dropped = 0, len(b.ends)
+	}
+	c.sent += int64(sent)
+	c.dropped += int64(dropped)
+	return sent, dropped
+}
+
+// sendText writes one message.
+func (c *Client) sendText(text []byte) error {
+	w := getWriter()
+	defer w.free()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != nil {
+		return ErrClosed
+	}
+	c.sent++
+	c.writeLocked(w, frame.AppendText(make([]byte, 0, len(text)+frame.HeaderLen(len(text))), text))
+	return nil
+}
+
+// answer writes one message, together with others when the reader is about to answer more.
+func (c *Client) answer(text []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != nil {
+		return
+	}
+	c.sent++
+	if c.answers == nil {
+		w := getWriter()
+		c.writeLocked(w, frame.AppendText(nil, text))
+		w.free()
+		return
+	}
+	*c.answers = frame.AppendText(*c.answers, text)
+	if len(*c.answers) > largeChunk {
+		c.flushLocked()
+	}
+}
+
+// writeLocked hands p to the peer, behind everything accepted before: to the kernel, or else to the backlog. A client for
+// whom too much waits already is closed; one batch by itself never closes a client that keeps up.
+func (c *Client) writeLocked(w *writer, p []byte) {
+	c.flushLocked()
+	if p = c.tryLocked(w, p); len(p) == 0 {
+		return
+	}
+	if c.backlog != nil && c.backlog.bytes >= c.app.s.opts.outboxBytes && c.ended == nil {
+		c.countSlowLocked()
+		_ = c.shutLocked(CloseTooSlow, "too slow")
+		return
+	}
+	c.backlogLocked().add(p)
+}
+
+// writeOrDropLocked is writeLocked for a DropOldest channel. It returns how many frames were dropped.
+func (c *Client) writeOrDropLocked(w *writer, ch *channel, b *batch) (dropped int) {
+	c.flushLocked()
+	rest := c.tryLocked(w, b.data)
+	taken := len(b.data) - len(rest)
+	from := 0
+	for _, end := range b.ends {
+		switch {
+		case end <= taken:
+		case from < taken: // the frame that is partly written
+			c.backlogLocked().add(b.data[taken:end])
+		default:
+			backlog := c.backlogLocked()
+			for backlog.bytes >= c.app.s.opts.outboxBytes && backlog.dropOldest(ch) {
+				dropped++
+			}
+			if backlog.bytes >= c.app.s.opts.outboxBytes {
+				dropped++
+			} else {
+				backlog.addFrame(ch, b.data[from:end])
+			}
+		}
+		from = end
+	}
+	return dropped
+}
+
+// tryLocked returns what the kernel did not take of p.
+func (c *Client) tryLocked(w *writer, p []byte) []byte {
+	if c.backlog != nil || len(p) == 0 {
+		return p
+	}
+	n, err := c.socket.try(w, p)
+	if err != nil {
+		c.loseLocked(err)
+		return nil
+	}
+	return p[n:]
+}
+
+// flushLocked writes the answers gathered so far.
+func (c *Client) flushLocked() {
+	if c.answers == nil || len(*c.answers) == 0 {
+		return
+	}
+	p := *c.answers
+	*c.answers = p[:0]
+	w := getWriter()
+	c.writeLocked(w, p)
+	w.free()
+}
+
+// backlogLocked returns the backlog; making it starts the drainer.
+func (c *Client) backlogLocked() *backlog {
+	if c.backlog == nil {
+		c.backlog = new(backlog)
+		if !c.finished {
+			c.app.s.drainers.Add(1)
+			go c.drain() // ends when the backlog is empty or a write fails, as it does when the socket is closed
+		}
+	}
+	return c.backlog
+}
+
+// drain writes the backlog, each chunk within the write stall.
+func (c *Client) drain() {
+	defer c.app.s.drainers.Done()
+	for p := c.nextChunk(false); p != nil; p = c.nextChunk(true) {
+		if err := c.socket.write(p, c.app.s.opts.stall); err != nil {
+			c.mu.Lock()
+			c.loseLocked(err)
+			c.mu.Unlock()
+			return
+		}
+	}
+}
+
+// nextChunk returns what the drainer writes next, or nil when nothing waits any more.
+func (c *Client) nextChunk(written bool) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if written {
+		c.backlog.shift()
+	}
+	if len(c.backlog.chunks) == 0 {
+		c.catchUpLocked()
+	}
+	if len(c.backlog.chunks) == 0 {
+		c.socket.settle()
+		c.backlog = nil
+		c.wakeLocked()
+		return nil
+	}
+	c.backlog.writing = true
+	return c.backlog.chunks[0].data
+}
+
+// catchUpLocked sends the last frame of the Latest channels that skipped this client while it had a backlog.
+func (c *Client) catchUpLocked() {
+	if c.ended != nil {
+		return
+	}
+	for _, s := range c.subs {
+		if !s.stale {
+			continue
+		}
+		s.stale = false
+		if last := s.ch.last.Load(); last != nil && !last.excludes(c.ConnID) {
+			c.backlog.add(last.data)
+			c.sent++
+			c.dropped--
+		}
+	}
+}
+
+func (l *lastFrame) excludes(conn string) bool {
+	for _, id := range l.except {
+		if id == conn {
+			return true
+		}
+	}
+	return false
+}
+
+// closeWait is how long a peer has to answer a close frame, once it has got it.
+const closeWait = time.Second
+
+// shut closes the connection from this side. It never waits and runs no hook: the close frame is put behind everything
+// accepted before, and the reader does the rest when the peer has answered or closeWait is over.
+func (c *Client) shut(code int, reason string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.shutLocked(code, reason)
+}
+
+func (c *Client) shutLocked(code int, reason string) error {
+	if c.ended != nil {
+		return ErrClosed
+	}
+	c.endLocked(&CloseError{Code: code, Reason: reason})
+	c.sayCloseLocked(code, reason)
+	c.socket.readUntil(time.Now().Add(closeWait))
+	c.app.s.leavers.Add(1)
+	go func() { // ends with its driver call, which is bounded
+		defer c.app.s.leavers.Done()
+		c.leave()
+	}()
+	return nil
+}
+
+// endLocked marks the client: from now on nothing but the close frame is written to it.
+func (c *Client) endLocked(why *CloseError) {
+	c.ended = why
+	if c.extras != nil && c.extras.cancel != nil {
+		c.extras.cancel(why)
+	}
+	if c.opened != nil {
+		close(c.opened)
+		c.opened = nil
+	}
+}
+
+func (c *Client) sayCloseLocked(code int, reason string) {
+	var buf [127]byte
+	w := getWriter()
+	c.writeLocked(w, frame.AppendClose(buf[:0], code, reason))
+	w.free()
+}
+
+// loseLocked ends a connection that cannot be written to.
+func (c *Client) loseLocked(err error) {
+	if c.ended == nil {
+		why := &CloseError{Code: closeAbnormal, Reason: err.Error()}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			why = &CloseError{Code: CloseTooSlow, Reason: "took nothing for " + c.app.s.opts.stall.String()}
+			c.countSlowLocked()
+		}
+		c.endLocked(why)
+	}
+	c.broken = true
+	c.wakeLocked()
+	c.socket.abort()
+}
+
+// wakeLocked tells a reader that waits for the backlog to leave.
+func (c *Client) wakeLocked() {
+	if c.flushed != nil {
+		close(c.flushed)
+		c.flushed = nil
+	}
+}
+
+func (c *Client) countSlowLocked() {
+	c.app.s.stats.slow.Add(1)
+	c.log().Warn("gows: too slow", "code", CloseTooSlow, "dropped", c.dropped)
+}
+
+func (c *Client) log() *slog.Logger {
+	return c.app.s.opts.log.With("app", c.App, "client", c.ClientID, "conn", c.ConnID)
+}

@@ -1,0 +1,10 @@
+//go:build !unix
+
+package core
+
+import "net"
+
+// newRawSocket serves nothing here: every connection is a stream.
+func newRawSocket(net.Conn) socket { return nil }
+
+func (w *writer) writeOnce(uintptr) bool { return true }

@@ -1,0 +1,127 @@
+//go:build unix
+
+package core
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// rawSocket reads without a buffer of its own and writes without waiting, on the descriptor of a plain connection.
+type rawSocket struct {
+	nc  net.Conn
+	raw syscall.RawConn
+
+	// Of the reader: the pooled buffer it holds while it has bytes, and what the last read brought.
+	readOnce func(fd uintptr) bool // tryRead, bound once
+	buf      *[]byte
+	n        int
+	err      error
+}
+
+// readBytes is the size of the pooled buffers. A larger message is gathered by the parser.
+const readBytes = 16 << 10
+
+var readBuffers = sync.Pool{New: func() any {
+	b := make([]byte, readBytes)
+	return &b
+}}
+
+// newRawSocket returns nil for connections it cannot serve. It asks for exact types: a wrapper that embeds a *net.TCPConn
+// has its SyscallConn too, but may change what is read and written.
+func newRawSocket(nc net.Conn) socket {
+	var raw syscall.RawConn
+	var err error
+	switch c := nc.(type) {
+	case *net.TCPConn:
+		raw, err = c.SyscallConn()
+	case *net.UnixConn:
+		raw, err = c.SyscallConn()
+	default:
+		return nil
+	}
+	if err != nil {
+		return nil
+	}
+	boundKernelBuffer(raw)
+	s := &rawSocket{nc: nc, raw: raw}
+	s.readOnce = s.tryRead
+	return s
+}
+
+func (s *rawSocket) read() ([]byte, error) {
+	if err := s.raw.Read(s.readOnce); err != nil {
+		return nil, err
+	}
+	if s.err != nil {
+		return nil, s.err
+	}
+	return (*s.buf)[:s.n], nil
+}
+
+// tryRead must read and not only look: the poller is edge-triggered and forgets the readiness it has reported.
+func (s *rawSocket) tryRead(fd uintptr) bool {
+	buf := readBuffers.Get().(*[]byte) //nolint:errcheck // the pool holds nothing else
+	for {
+		n, err := syscall.Read(int(fd), *buf)
+		switch {
+		case err == syscall.EINTR: //nolint:errorlint // a bare errno
+			continue
+		case err == syscall.EAGAIN: //nolint:errorlint // a bare errno
+			readBuffers.Put(buf)
+			return false
+		case n > 0:
+			s.buf, s.n, s.err = buf, n, nil
+			return true
+		case err == nil:
+			err = io.EOF
+		}
+		readBuffers.Put(buf)
+		s.err = err
+		return true
+	}
+}
+
+func (s *rawSocket) done() {
+	readBuffers.Put(s.buf)
+	s.buf = nil
+}
+
+func (s *rawSocket) try(w *writer, p []byte) (int, error) {
+	w.p, w.n, w.err = p, 0, nil
+	if err := s.raw.Write(w.once); err != nil {
+		return 0, err
+	}
+	return w.n, w.err
+}
+
+// writeOnce always returns true: with false, RawConn.Write would wait for room.
+func (w *writer) writeOnce(fd uintptr) bool {
+	for {
+		n, err := syscall.Write(int(fd), w.p)
+		switch {
+		case err == syscall.EINTR: //nolint:errorlint // a bare errno
+			continue
+		case err == syscall.EAGAIN: //nolint:errorlint // a bare errno
+		case err != nil:
+			w.err = os.NewSyscallError("write", err)
+		default:
+			w.n = n
+		}
+		return true
+	}
+}
+
+func (s *rawSocket) write(p []byte, stall time.Duration) error { return writeAll(s.nc, p, stall) }
+
+func (s *rawSocket) settle() { _ = s.nc.SetWriteDeadline(time.Time{}) }
+
+func (s *rawSocket) readUntil(t time.Time) { _ = s.nc.SetReadDeadline(t) }
+
+func (s *rawSocket) close() { _ = s.nc.Close() }
+
+func (s *rawSocket) abort() { _ = s.nc.Close() }

@@ -1,0 +1,263 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"time"
+)
+
+const (
+	badMessages   = 20 // 400s within badSeconds close the connection
+	badSeconds    = 10
+	openPublishes = 64   // publish verbs of one client whose answer is to come
+	listedMembers = 1000 // in the answer to a presence verb
+)
+
+// receive handles one message. Exactly one answer leaves for a message with an id; errors are answered without one too.
+func (c *Client) receive(text []byte) {
+	c.talked = true
+	m, err := decode(text)
+	m.ClientID = c.ClientID
+	if err == nil {
+		err = c.dispatch(m)
+	}
+	switch {
+	case err == errAnswered: //nolint:errorlint // a private sentinel, never wrapped
+	case err != nil:
+		c.answerError(m, err)
+	default:
+		c.answerReceive(m)
+	}
+}
+
+// errAnswered is returned by verbs that answer themselves.
+var errAnswered = errors.New("gows: answered")
+
+// dispatch serves the verbs that are the core's and gives everything else to Message.
+func (c *Client) dispatch(m *Message) error {
+	p := c.provider
+	switch {
+	case m.Type == "ping":
+		c.pinged()
+		c.answer(appendPong(nil, m.ID))
+		return errAnswered
+	case m.Type == "subscribe" && p.Subscribe != nil:
+		return c.verbSubscribe(m)
+	case m.Type == "unsubscribe" && p.Subscribe != nil:
+		return c.verbUnsubscribe(m)
+	case m.Type == "presence" && p.Subscribe != nil:
+		return c.verbPresence(m)
+	case m.Type == "message" && p.Publish != nil:
+		return c.verbPublish(m)
+	case p.Message == nil:
+		return Errorf(http.StatusNotFound, "no handler for type %q", m.Type)
+	}
+	return c.call("Message", func() error { return p.Message(m, c) })
+}
+
+func (c *Client) verbSubscribe(m *Message) error {
+	if err := c.app.s.checkChannel(m.Channel); err != nil {
+		return err
+	}
+	if err := c.call("Subscribe", func() error { return c.provider.Subscribe(c, m.Channel) }); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	defer cancel()
+	return c.subscribe(ctx, []string{m.Channel})
+}
+
+func (c *Client) verbUnsubscribe(m *Message) error {
+	if err := c.app.s.checkChannel(m.Channel); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	defer cancel()
+	return c.unsubscribe(ctx, []string{m.Channel})
+}
+
+func (c *Client) verbPresence(m *Message) error {
+	if err := c.app.s.checkChannel(m.Channel); err != nil {
+		return err
+	}
+	if !c.in(m.Channel) {
+		return Errorf(http.StatusForbidden, "presence is answered for channels you are in")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	defer cancel()
+	members, err := c.app.Members(ctx, m.Channel, listedMembers)
+	if err != nil {
+		return err
+	}
+	if members == nil {
+		members = []Member{}
+	}
+	return m.Reply(members)
+}
+
+// verbPublish pushes the message once the hook allows it. The driver's word may come later: the answer is sent then, in
+// order, and the client may go on publishing meanwhile.
+func (c *Client) verbPublish(m *Message) error {
+	if err := c.app.s.checkChannel(m.Channel); err != nil {
+		return err
+	}
+	if err := c.call("Publish", func() error { return c.provider.Publish(c, m) }); err != nil {
+		return err
+	}
+	text, err := encodeWithin(m, c.ClientID, c.app.s.opts.pushBytes)
+	if err != nil {
+		return err
+	}
+	link, err := c.app.s.linked()
+	if err != nil {
+		return err
+	}
+	if !c.mayPublish() {
+		return ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	defer cancel()
+	p := Publication{Topic: Topic{c.App, m.Channel}, Payload: text.in(m.Channel)}
+	c.app.s.stats.published.Add(1)
+	err = link.Publish(ctx, p, func(err error) {
+		if err != nil {
+			c.answerError(m, publishError(err))
+		} else {
+			c.answerReceive(m)
+		}
+		c.published()
+	})
+	if err != nil {
+		c.published()
+		return publishError(err)
+	}
+	return errAnswered
+}
+
+// mayPublish waits until fewer than openPublishes answers are to come. Only the reader calls it.
+func (c *Client) mayPublish() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.ended == nil && c.open >= openPublishes {
+		opened := make(chan struct{})
+		c.opened = opened
+		c.mu.Unlock()
+		<-opened // closed by the answer to come, which the driver owes, or by the end
+		c.mu.Lock()
+	}
+	c.open++
+	return c.ended == nil
+}
+
+func (c *Client) published() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open--
+	if c.opened != nil {
+		close(c.opened)
+		c.opened = nil
+	}
+}
+
+func (c *Client) answerReceive(m *Message) {
+	if m.ID != "" {
+		c.answer(appendAnswer(nil, "receive", m.ID, m.reply, time.Now().UnixMilli()))
+	}
+}
+
+func (c *Client) answerError(m *Message, err error) {
+	code, text, told := answerFor(err)
+	var panicked *panicError // call has logged it, with its stack
+	if !told && !errors.As(err, &panicked) {
+		c.log().Error("gows: "+m.Type+" failed", "err", err)
+	}
+	c.answer(appendError(nil, m, code, text))
+	if code == http.StatusBadRequest {
+		c.countBad()
+	}
+}
+
+// countBad closes a connection whose client does not know what it is saying.
+func (c *Client) countBad() {
+	s := c.app.s
+	now := s.tick.Load()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now-c.badTick >= badSeconds*s.ticksPerSecond {
+		c.badTick, c.bad = now, 0
+	}
+	if c.bad++; c.bad >= badMessages {
+		_ = c.shutLocked(CloseTooManyBad, "too many bad messages")
+	}
+}
+
+// pinged tells the provider of a sign of life.
+func (c *Client) pinged() {
+	c.talked = true
+	if err := c.event(EventPing); err != nil && !errors.Is(err, ErrClosed) {
+		c.log().Error("gows: ping failed", "err", err)
+	}
+}
+
+func (c *Client) event(name string) error {
+	if c.provider.Event == nil {
+		return nil
+	}
+	return c.call(name, func() error { return c.provider.Event(name, c) })
+}
+
+// call runs one hook of this connection. Its panic becomes an error.
+func (c *Client) call(name string, hook func() error) (err error) {
+	s := c.app.s
+	c.mu.Lock()
+	if c.ended != nil && name != EventOffline {
+		c.mu.Unlock()
+		return ErrClosed
+	}
+	c.hookTick = s.tick.Load()
+	c.hookLogged = false
+	c.mu.Unlock()
+	s.stats.hooks.Add(1)
+	defer func() {
+		if v := recover(); v != nil {
+			broke := &panicError{value: v, stack: debug.Stack()}
+			c.log().Error("gows: "+name+" panicked", "err", broke, "stack", string(broke.stack))
+			err = broke
+		}
+		s.stats.hooks.Add(-1)
+		c.mu.Lock()
+		c.hookTick = 0
+		c.mu.Unlock()
+	}()
+	return hook()
+}
+
+func appendPong(dst []byte, id string) []byte {
+	dst = append(dst, `{"type":"pong"`...)
+	if id != "" {
+		dst = appendString(append(dst, `,"id":`...), id)
+	}
+	return append(dst, '}')
+}
+
+// encodeWithin encodes a payload and checks its size.
+func encodeWithin(payload any, stamp string, limit int) (encoded, error) {
+	text, err := encode(payload, stamp)
+	if err != nil {
+		return encoded{}, err
+	}
+	if size := len(text.head) + len(text.tail); size > limit {
+		return encoded{}, fmt.Errorf("%w: %d bytes, %d at most (core.WithPushBytes)", ErrTooLarge, size, limit)
+	}
+	return text, nil
+}
+
+func publishError(err error) error {
+	if errors.Is(err, ErrClosed) || errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%w: publish: %w", ErrUnavailable, err)
+}
