@@ -30,11 +30,11 @@ type Client struct {
 
 	// Of the reader goroutine.
 	parser   frame.Parser
-	talked   bool  // it has run a hook for what it read
-	renewed  uint8 // how often since talkTick, see read
-	talkTick uint32
+	talkTick uint32 // see renews
 	badTick  uint32 // since when bad messages are counted
-	bad      int    // how many there were
+	bad      uint8  // how many there were
+	renewed  uint8  // how often since talkTick
+	talked   bool   // it has run a hook for what it read
 	online   bool   // online returned nil: there will be an offline
 
 	heardTick atomic.Uint32 // when the peer was last heard of, see sweeper
@@ -46,24 +46,24 @@ type Client struct {
 	changing   chan struct{} // not nil while a Sub or Unsub is under way, closed when it is done
 	number     uint64        // see sessions.go
 	superseded uint64        // connections with a number below are to end
-	hookTick   uint32        // when the running hook was called, 0: none runs
-	hookLogged bool
-	open       int           // publishes whose answer is to come
 	opened     chan struct{} // not nil while the reader waits for open to fall, closed then
+	open       int32         // publishes whose answer is to come
+	hookTick   uint32        // when the running hook was called, 0: none runs
+	dropped    uint32        // frames, for the log
+	leaving    sync.Once
+	hookLogged bool
 
-	backlog  *backlog // what the kernel did not take; while it is there a drainer writes it
-	answers  *[]byte  // frames to leave when the reader has handled what it read
-	sent     int64    // frames accepted, for the log
-	dropped  int64
-	ended    *CloseError   // why the connection has ended; nil while it is open
 	goodbye  bool          // the peer's close frame has been received
 	broken   bool          // a write failed: nothing leaves any more
-	flushed  chan struct{} // not nil while the reader waits for the backlog to leave, closed then
 	finished bool          // the socket is closed
 	over     bool          // the last hook has returned
 	waiters  chan struct{} // closed when over; made by who waits
-	leaving  sync.Once
-	extras   *extras // what few clients have
+	flushed  chan struct{} // not nil while the reader waits for the backlog to leave, closed then
+	backlog  *backlog      // what the kernel did not take; while it is there a drainer writes it
+	answers  *[]byte       // frames to leave when the reader has handled what it read
+	ended    *CloseError   // why the connection has ended; nil while it is open
+	sent     int64         // frames accepted, for the log
+	extras   *extras       // what few clients have
 }
 
 // extras are made on first use: they would cost every idle connection some hundred bytes.

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"net"
-	"strconv"
 	"sync"
 	"time"
 
@@ -134,8 +133,7 @@ func (c *Client) consume(data []byte) bool {
 	if len(data) == 0 {
 		return true
 	}
-	c.heardTick.Store(c.app.s.tick.Load())
-	c.pingTick.Store(0)
+	c.heard()
 	c.mu.Lock()
 	c.answers = answerBuffers.Get().(*[]byte) //nolint:errcheck // the pool holds nothing else
 	c.mu.Unlock()
@@ -149,6 +147,14 @@ func (c *Client) consume(data []byte) bool {
 	answerBuffers.Put(answers)
 	return open
 }
+
+// heard notes a sign of life.
+func (c *Client) heard() {
+	c.heardTick.Store(c.app.s.tick.Load())
+	c.pingTick.Store(0)
+}
+
+const noBinary = "binary messages are not supported: send JSON as text"
 
 func (c *Client) handle(data []byte) bool {
 	for {
@@ -170,7 +176,7 @@ func (c *Client) handle(data []byte) bool {
 		case frame.Pong:
 			c.pinged()
 		case frame.Binary:
-			_ = c.shut(closeUnsupported, "binary messages are not supported: send JSON as text")
+			_ = c.shut(closeUnsupported, noBinary)
 		case frame.Text:
 			c.receive(m.Payload)
 		}
@@ -187,36 +193,40 @@ func (c *Client) violated(err error) {
 	_ = c.shut(code, reason)
 }
 
-// peerCloses answers the peer's close frame.
+// peerCloses takes the peer's close frame.
 func (c *Client) peerCloses(payload []byte) {
 	code, reason, err := frame.ParseClose(payload)
-	c.mu.Lock()
-	if c.ended != nil {
-		c.goodbye = true
-		c.mu.Unlock()
-		return
-	}
-	c.mu.Unlock()
 	if err != nil {
 		c.violated(err)
 		return
 	}
+	c.farewell(int(code), reason)
+}
+
+// farewell answers the peer's close frame, unless it is itself the answer.
+func (c *Client) farewell(code int, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.goodbye = true
 	if c.ended != nil {
 		return
 	}
-	c.goodbye = true
 	c.flushLocked()
-	c.endLocked(&CloseError{Code: int(code), Reason: reason})
-	c.sayCloseLocked(int(code), "")
+	c.endLocked(&CloseError{Code: code, Reason: reason})
+	c.sayCloseLocked(code, "")
 }
 
 func (c *Client) pong(payload []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended == nil && c.answers != nil {
+	switch {
+	case c.ended != nil:
+	case c.answers != nil:
 		*c.answers = frame.AppendControl(*c.answers, frame.Pong, payload)
+	default:
+		w := getWriter()
+		c.writeLocked(w, frame.AppendControl(nil, frame.Pong, payload))
+		w.free()
 	}
 }
 
@@ -270,6 +280,6 @@ func (c *Client) end() {
 	c.mu.Unlock()
 	s.opts.log.Debug("gows: disconnected", "app", c.App, "client", c.ClientID, "conn", c.ConnID, "remote", c.remote,
 		"code", ended.Code, "reason", ended.Reason, "duration", time.Since(time.UnixMilli(c.since)),
-		"sent", strconv.FormatInt(sent, 10), "dropped", strconv.FormatInt(dropped, 10))
+		"sent", sent, "dropped", dropped)
 	s.exit()
 }

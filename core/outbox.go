@@ -129,7 +129,7 @@ func (c *Client) deliver(w *writer, s *subscription, b *batch) (sent, dropped in
 		sent, dropped = 0, len(b.ends)
 	}
 	c.sent += int64(sent)
-	c.dropped += int64(dropped)
+	c.dropped += uint32(dropped)
 	return sent, dropped
 }
 

@@ -16,8 +16,14 @@ func TestCloseCodesAllowedOnTheWire(t *testing.T) {
 		first, last int
 		want        bool
 	}{
-		{-1, 999, false}, {1000, 1003, true}, {1004, 1006, false}, {1007, 1014, true}, {1015, 2999, false},
-		{3000, 4999, true}, {5000, 70000, false}, {1<<16 + 1000, 1<<16 + 1000, false},
+		{-1, 999, false},
+		{1000, 1003, true},
+		{1004, 1006, false},
+		{1007, 1014, true},
+		{1015, 2999, false},
+		{3000, 4999, true},
+		{5000, 70000, false},
+		{1<<16 + 1000, 1<<16 + 1000, false},
 	}
 	for _, r := range ranges {
 		for code := r.first; code <= r.last; code++ {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -68,7 +69,7 @@ func TestEncodedFramesComeBack(t *testing.T) {
 
 func BenchmarkAppendText(b *testing.B) {
 	for _, size := range []int{128, 4 << 10} {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
 			payload, buf := make([]byte, size), make([]byte, 0, size+10)
 			b.SetBytes(int64(size))
 			b.ReportAllocs()

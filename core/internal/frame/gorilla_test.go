@@ -70,7 +70,7 @@ func TestParserAgreesWithGorilla(t *testing.T) {
 func FuzzAgainstGorilla(f *testing.F) {
 	seed(f)
 	f.Fuzz(func(t *testing.T, stream []byte, limit uint16, unmasked bool, pieces uint64) {
-		compare(t, stream, int(limit), unmasked, rand.New(rand.NewPCG(pieces, 0)))
+		_ = compare(t, stream, int(limit), unmasked, rand.New(rand.NewPCG(pieces, 0)))
 	})
 }
 
@@ -309,7 +309,7 @@ func dialGorilla(t *testing.T, stream []byte) *websocket.Conn {
 		peer.handshake = nil
 	}
 	dialer := websocket.Dialer{NetDialContext: func(context.Context, string, string) (net.Conn, error) { return peer, nil }}
-	conn, _, err := dialer.Dial("ws://peer/", nil)
+	conn, _, err := dialer.Dial("ws://peer/", nil) //nolint:bodyclose // the body of a 101 is the connection
 	if err != nil {
 		t.Fatal(err)
 	}

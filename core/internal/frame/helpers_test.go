@@ -18,8 +18,8 @@ type event struct {
 
 // parse feeds stream to p in pieces of the sizes that next returns. The pieces share one buffer, overwritten in between, so
 // that a parser that keeps a reference to its input is found out. It checks the memory that p holds after each.
-func parse(t testing.TB, p *frame.Parser, stream []byte, next func(left int) int) (events []event, arrived int, err error) {
-	t.Helper()
+func parse(tb testing.TB, p *frame.Parser, stream []byte, next func(left int) int) (events []event, arrived int, err error) {
+	tb.Helper()
 	buf := make([]byte, len(stream))
 	for arrived < len(stream) {
 		n := next(len(stream) - arrived)
@@ -32,19 +32,19 @@ func parse(t testing.TB, p *frame.Parser, stream []byte, next func(left int) int
 			}
 			if m.Op == frame.Continuation {
 				if len(rest) > 0 {
-					t.Fatalf("Next left %d bytes without a message", len(rest))
+					tb.Fatalf("Next left %d bytes without a message", len(rest))
 				}
 				break
 			}
 			if len(rest) >= len(in) {
-				t.Fatal("Next returned a message and consumed nothing")
+				tb.Fatal("Next returned a message and consumed nothing")
 			}
 			events = append(events, event{m.Op, string(m.Payload)})
 			in = rest
 		}
 		clear(piece)
 		if p.Held() > 2*arrived+1024 {
-			t.Fatalf("parser holds %d bytes after %d", p.Held(), arrived)
+			tb.Fatalf("parser holds %d bytes after %d", p.Held(), arrived)
 		}
 	}
 	return events, arrived, nil
@@ -66,14 +66,14 @@ func text(err error) string {
 	return err.Error()
 }
 
-func code(t testing.TB, err error) int {
-	t.Helper()
+func code(tb testing.TB, err error) int {
+	tb.Helper()
 	if err == nil {
 		return 0
 	}
 	var violation *frame.Error
 	if !errors.As(err, &violation) {
-		t.Fatalf("%T is not a *frame.Error", err)
+		tb.Fatalf("%T is not a *frame.Error", err)
 	}
 	return int(violation.Code)
 }

@@ -2,6 +2,7 @@ package frame_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -184,7 +185,7 @@ func TestViolations(t *testing.T) {
 				t.Errorf("messages before: %q in one piece, %q byte by byte", before, singly)
 			}
 
-			if _, _, again := p.Next(masked(frame.Text, final, "later")); again != err {
+			if _, _, again := p.Next(masked(frame.Text, final, "later")); !errors.Is(again, err) {
 				t.Errorf("the next call returned %v", again)
 			}
 			if p.Held() != 0 {
@@ -266,9 +267,15 @@ func TestWholeMessagesAllocateNothing(t *testing.T) {
 		op   frame.Op
 		size int
 	}{
-		{frame.Text, 0}, {frame.Text, 128}, {frame.Text, 4 << 10}, {frame.Text, 64 << 10},
-		{frame.Binary, 128}, {frame.Binary, 64 << 10},
-		{frame.Ping, 0}, {frame.Pong, 125}, {frame.Close, 2},
+		{frame.Text, 0},
+		{frame.Text, 128},
+		{frame.Text, 4 << 10},
+		{frame.Text, 64 << 10},
+		{frame.Binary, 128},
+		{frame.Binary, 64 << 10},
+		{frame.Ping, 0},
+		{frame.Pong, 125},
+		{frame.Close, 2},
 	}
 	for _, tt := range tests {
 		stream := frame.AppendMasked(nil, tt.op, true, ascii, make([]byte, tt.size))

@@ -1,0 +1,131 @@
+package core
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"time"
+	"unicode/utf8"
+
+	"github.com/duxweb/go-ws/core/internal/frame"
+)
+
+// Conn is a WebSocket that another library has upgraded: the *Conn of gorilla/websocket and that of
+// gofiber/contrib/websocket both are one.
+type Conn interface {
+	NextReader() (messageType int, r io.Reader, err error)
+	SetReadLimit(limit int64)
+	SetReadDeadline(t time.Time) error
+	SetPingHandler(h func(appData string) error)
+	SetPongHandler(h func(appData string) error)
+	SetCloseHandler(h func(code int, text string) error)
+	NetConn() net.Conn
+	Close() error
+}
+
+// ServeConn serves a connection that another library has upgraded, and returns when it has ended and all its hooks have
+// returned. h says who it is, by Token or Identity; the upgrade itself, the origin included, was the other library's to
+// check. A connection that is refused is closed, with the reason, which is returned as *Refusal.
+//
+// It is for those who have such a route already: it costs the memory of the other library, which keeps its reader, its
+// buffers and the handler's goroutine. Nobody else may write to conn or read from it.
+func (s *Service) ServeConn(conn Conn, h *Handshake) error {
+	if h == nil {
+		h = &Handshake{}
+	}
+	t := &Ticket{remote: h.RemoteAddr}
+	nc := conn.NetConn()
+	if t.remote == "" && nc.RemoteAddr() != nil {
+		t.remote = nc.RemoteAddr().String()
+	}
+	_ = nc.SetDeadline(time.Time{})
+	if err := s.identify(context.Background(), h, t); err != nil {
+		return s.refuseConn(conn, h, err)
+	}
+	if !s.enter() {
+		return s.refuseConn(conn, h, refuse(CloseRestart, "restarting"))
+	}
+	c := newClient(t, &upgraded{socket: newSocket(nc), conn: conn})
+	conn.SetReadLimit(0) // its own error would not name the limit
+	conn.SetPingHandler(func(data string) error {
+		c.heard()
+		c.pong([]byte(data))
+		c.pinged()
+		return nil
+	})
+	conn.SetPongHandler(func(string) error {
+		c.heard()
+		c.pinged()
+		return nil
+	})
+	conn.SetCloseHandler(func(code int, text string) error {
+		c.farewell(code, text)
+		return nil
+	})
+	c.arrive()
+	for c.readMessage(conn) { //nolint:revive // the work is in the condition
+	}
+	c.end()
+	return nil
+}
+
+// readMessage handles one message and reports whether reading goes on.
+func (c *Client) readMessage(conn Conn) bool {
+	kind, r, err := conn.NextReader()
+	if err != nil {
+		c.lost(err)
+		return false
+	}
+	limit := c.app.s.opts.messageBytes
+	text, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
+	c.heard()
+	switch {
+	case err != nil:
+		c.lost(err)
+		return false
+	case len(text) > limit:
+		_ = c.shut(1009, fmt.Sprintf("message larger than %d bytes", limit))
+		return false
+	case frame.Op(kind) == frame.Binary:
+		_ = c.shut(closeUnsupported, noBinary)
+	case !utf8.Valid(text):
+		_ = c.shut(closeBadText, "text is not UTF-8")
+		return false
+	default:
+		c.receive(text)
+	}
+	return true
+}
+
+func (s *Service) refuseConn(conn Conn, h *Handshake, err error) error {
+	r, told := refusalFor(err)
+	if told {
+		err = nil
+	}
+	s.countRefusal(h, r, err)
+	_ = writeAll(conn.NetConn(), frame.AppendClose(nil, r.Code, r.Reason), refuseWait)
+	_ = conn.Close()
+	return r
+}
+
+// upgraded is a socket whose reading is the other library's.
+type upgraded struct {
+	socket
+	conn Conn
+}
+
+func (u *upgraded) read() ([]byte, error) { return nil, io.EOF }
+
+func (u *upgraded) readUntil(t time.Time) { _ = u.conn.SetReadDeadline(t) }
+
+// close also wakes a reader whose connection does not really close: that of fasthttp ends with the handler.
+func (u *upgraded) close() {
+	_ = u.conn.SetReadDeadline(time.Unix(1, 0))
+	_ = u.conn.Close()
+}
+
+func (u *upgraded) abort() {
+	_ = u.conn.SetReadDeadline(time.Unix(1, 0))
+	u.socket.abort()
+}
