@@ -42,7 +42,7 @@ func ExceptConn(connID string) PushOption {
 
 // Push is PushContext with a deadline of 5 s.
 func (a *App) Push(channels []string, payload any, opts ...PushOption) error {
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	ctx, cancel := a.s.soon()
 	defer cancel()
 	return a.PushContext(ctx, channels, payload, opts...)
 }

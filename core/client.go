@@ -98,7 +98,7 @@ func (c *Client) Push(channels []string, payload any, opts ...PushOption) error 
 	if c.Closed() {
 		return c.noted("push", ErrClosed)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	ctx, cancel := c.app.s.soon()
 	defer cancel()
 	return c.noted("push", c.app.push(ctx, channels, payload, c.ClientID, opts))
 }
@@ -110,7 +110,7 @@ func (c *Client) Sub(channels ...string) error {
 	if c.app == nil {
 		return ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	ctx, cancel := c.app.s.soon()
 	defer cancel()
 	return c.noted("sub", c.subscribe(ctx, channels))
 }
@@ -121,7 +121,7 @@ func (c *Client) Unsub(channels ...string) error {
 	if c.app == nil {
 		return ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	ctx, cancel := c.app.s.soon()
 	defer cancel()
 	if len(channels) == 0 {
 		channels = c.Channels()

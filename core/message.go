@@ -50,41 +50,6 @@ func (m *Message) Reply(v any) error {
 	return nil
 }
 
-// inbound is what a client may say. Its own "client" is not read.
-type inbound struct {
-	ID      string          `json:"id"`
-	Type    string          `json:"type"`
-	Channel string          `json:"channel"`
-	Message string          `json:"message"`
-	Data    json.RawMessage `json:"data"`
-	Meta    json.RawMessage `json:"meta"`
-}
-
-// decode reads the envelope in text. With an error, m still holds the id if that could be read.
-func decode(text []byte) (m *Message, err error) {
-	var in inbound
-	err = json.Unmarshal(text, &in)
-	m = &Message{ID: in.ID, Type: in.Type, Channel: in.Channel, Message: in.Message}
-	if in.Data != nil {
-		m.Data = in.Data
-	}
-	if in.Meta != nil {
-		m.Meta = in.Meta
-	}
-	var wrongType *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &wrongType) && wrongType.Field == "":
-		return m, Errorf(400, "not a JSON object but a %s", wrongType.Value)
-	case errors.As(err, &wrongType):
-		return m, Errorf(400, "%q must be a %s, not a %s", wrongType.Field, wrongType.Type, wrongType.Value)
-	case err != nil:
-		return m, Errorf(400, "not JSON: %w", err)
-	case in.Type == "":
-		return m, Errorf(400, `"type" is missing`)
-	}
-	return m, nil
-}
-
 // encoded is an envelope cut where the channel goes, so that one encoding serves a push to several channels.
 type encoded struct{ head, tail []byte }
 

@@ -39,7 +39,8 @@ type Service struct {
 	stop                       chan struct{}  // ends the keepers
 	refusing                   chan struct{}  // slots for refusals by close
 
-	link atomic.Pointer[Link] // nil before the driver is opened and after Shutdown
+	link   atomic.Pointer[Link]            // nil before the driver is opened and after Shutdown
+	shared atomic.Pointer[context.Context] // see soon; nil unless the sweeper runs
 
 	mu        sync.Mutex // guards the rest
 	state     state
@@ -220,6 +221,22 @@ func (s *Service) keepHouse(link Link) {
 			s.away.remind(s.opts.log)
 		}
 	}
+}
+
+// soon returns a context for a driver call whose caller gave none. It ends in opTimeout, or up to a second later: while
+// the service runs the sweeper renews one for all, because making one costs more than publishing a message.
+func (s *Service) soon() (context.Context, context.CancelFunc) {
+	if shared := s.shared.Load(); shared != nil && (*shared).Err() == nil {
+		return *shared, func() {}
+	}
+	return context.WithTimeout(context.Background(), opTimeout)
+}
+
+// renewSoon is called by the sweeper, every second.
+func (s *Service) renewSoon() {
+	ctx, cancel := context.WithTimeout(context.Background(), opTimeout+time.Second)
+	_ = cancel // calls that began with it go on when the next one is made; its timer ends it
+	s.shared.Store(&ctx)
 }
 
 // accepts says why no connection is accepted, or nil.

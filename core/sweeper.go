@@ -17,14 +17,17 @@ var pingFrame = frame.AppendControl(nil, frame.Ping, nil)
 func (s *Service) sweep(every time.Duration) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
+	defer s.shared.Store(nil)
 	var clients []*Client
 	for {
+		if s.tick.Add(1)%s.ticksPerSecond == 0 {
+			s.renewSoon()
+		}
 		select {
 		case <-s.stop:
 			return
 		case <-ticker.C:
 		}
-		s.tick.Add(1)
 		for i := range shards {
 			clients = s.hub.clients(i, clients[:0])
 			for _, c := range clients {

@@ -1,7 +1,6 @@
 package core
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -65,7 +64,7 @@ func (c *Client) verbSubscribe(m *Message) error {
 	if err := c.call("Subscribe", func() error { return c.provider.Subscribe(c, m.Channel) }); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	ctx, cancel := c.app.s.soon()
 	defer cancel()
 	return c.subscribe(ctx, []string{m.Channel})
 }
@@ -74,7 +73,7 @@ func (c *Client) verbUnsubscribe(m *Message) error {
 	if err := c.app.s.checkChannel(m.Channel); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	ctx, cancel := c.app.s.soon()
 	defer cancel()
 	return c.unsubscribe(ctx, []string{m.Channel})
 }
@@ -86,7 +85,7 @@ func (c *Client) verbPresence(m *Message) error {
 	if !c.in(m.Channel) {
 		return Errorf(http.StatusForbidden, "presence is answered for channels you are in")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	ctx, cancel := c.app.s.soon()
 	defer cancel()
 	members, err := c.app.Members(ctx, m.Channel, listedMembers)
 	if err != nil {
@@ -118,7 +117,7 @@ func (c *Client) verbPublish(m *Message) error {
 	if !c.mayPublish() {
 		return ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	ctx, cancel := c.app.s.soon()
 	defer cancel()
 	p := Publication{Topic: Topic{c.App, m.Channel}, Payload: text.in(m.Channel)}
 	c.app.s.stats.published.Add(1)

@@ -1,0 +1,65 @@
+# make test is all that CI runs and all that a change needs; the targets below it are its parts.
+
+# What the tests start beside Go, by the names of Debian's packages. gcc is for the race detector.
+DEPS ?= gcc chromium
+# Flags for every go test that runs tests: make race TESTFLAGS='-count=20'
+TESTFLAGS ?= -count=1 -timeout=5m
+# For each fuzz target.
+FUZZTIME ?= 5s
+# Which benchmarks make bench runs, and how often.
+BENCH ?= .
+COUNT ?= 1
+GOLANGCI_VERSION ?= 2.15.0
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help test deps format tidy vet lint cross benchonce fuzz submodules race bench run fmt
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 14
+
+# The cheap and the strict first; the tests last, so that their result is what stands at the end.
+test: deps format tidy vet lint cross benchonce fuzz submodules race ## Everything that CI runs
+
+deps: ## Install what the tests need (Debian as root), or say what is missing
+	@.ci/deps $(DEPS)
+
+format: ## Check gofmt; make lint checks gofumpt and the order of imports
+	@files=$$(gofmt -l .) && if [ -n "$$files" ]; then printf 'make fmt would change:\n%s\n' "$$files" >&2; exit 1; fi
+
+tidy: ## Check that each go.mod is what go mod tidy makes of it
+	@.ci/each env GOWORK=off go mod tidy -diff
+
+vet: ## go vet, all modules
+	go vet work
+
+lint: ## golangci-lint, all modules; builds it on first use
+	@lint=$$(.ci/lint $(GOLANGCI_VERSION)) && .ci/each "$$lint" run --allow-parallel-runners
+
+fmt: ## Format all modules
+	@lint=$$(.ci/lint $(GOLANGCI_VERSION)) && .ci/each "$$lint" fmt
+
+cross: ## Compile the root module, tests included, for the systems that CI does not have
+	GOOS=windows go build ./...
+	GOOS=windows go vet ./...
+	GOOS=darwin go build ./...
+	GOOS=darwin go vet ./...
+
+benchonce: # that the benchmarks compile and pass; what they measure here means nothing
+	go test -run='^$$' -bench=. -benchtime=1x -timeout=5m ./...
+
+fuzz: ## Every fuzz target, FUZZTIME each
+	@.ci/fuzz $(FUZZTIME)
+
+submodules: # without the workspace, as a user's build sees them: no module may lean on another's go.mod
+	@.ci/each --sub env GOWORK=off go vet ./...
+	@.ci/each --sub env GOWORK=off go test $(TESTFLAGS) ./...
+
+race: ## The tests under the race detector, all modules
+	go test -race $(TESTFLAGS) work
+
+bench: ## Benchmarks with allocations: make bench BENCH=Publish COUNT=10
+	go test -run='^$$' -bench='$(BENCH)' -benchmem -count=$(COUNT) ./...
+
+run: ## Start the chat: make run ARGS='-addr :9000'
+	go run ./examples/chat $(ARGS)
