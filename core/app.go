@@ -84,7 +84,7 @@ func (a *App) push(ctx context.Context, channels []string, payload any, stamp st
 
 // publish hands one publication to the driver and waits for its word.
 func (a *App) publish(ctx context.Context, channel string, text []byte, except []string) error {
-	link, err := a.s.linked()
+	link, err := a.s.linked(ctx)
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func checkCloseCode(code int) error {
 // command carries a command to the nodes that hold connections of its client id.
 func (a *App) command(ctx context.Context, verb string, cmd Command) error {
 	cmd.App = a.name
-	link, err := a.s.linked()
+	link, err := a.s.linked(ctx)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func isOffline(err error) bool { return errors.Is(err, ErrOffline) }
 
 // Online reports whether a client id has a connection on any node.
 func (a *App) Online(ctx context.Context, clientID string) (bool, error) {
-	link, err := a.s.linked()
+	link, err := a.s.linked(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -223,7 +223,7 @@ func (a *App) Members(ctx context.Context, channel string, limit int) ([]Member,
 	if err := a.s.checkChannel(channel); err != nil {
 		return nil, err
 	}
-	link, err := a.s.linked()
+	link, err := a.s.linked(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +239,7 @@ func (a *App) Count(ctx context.Context, channel string) (int, error) {
 	if err := a.s.checkChannel(channel); err != nil {
 		return 0, err
 	}
-	link, err := a.s.linked()
+	link, err := a.s.linked(ctx)
 	if err != nil {
 		return 0, err
 	}

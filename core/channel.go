@@ -89,8 +89,17 @@ func (b *batch) add(payload []byte, except []string) {
 	}
 }
 
-// publish appends a publication. While the channel is full it waits for room until ctx ends.
+// publish takes a publication and sees to it that a turn runs. While the channel is full it waits for room until ctx ends.
 func (ch *channel) publish(ctx context.Context, p Publication) error {
+	begin, err := ch.admit(ctx, p)
+	if begin {
+		ch.begin()
+	}
+	return err
+}
+
+// admit appends a publication. begin is true when the caller has to begin a turn.
+func (ch *channel) admit(ctx context.Context, p Publication) (begin bool, err error) {
 	size := frame.HeaderLen(len(p.Payload)) + len(p.Payload)
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
@@ -100,7 +109,6 @@ func (ch *channel) publish(ctx context.Context, p Publication) error {
 		}
 		room := ch.room
 		ch.mu.Unlock()
-		var err error
 		select {
 		case <-room:
 		case <-ctx.Done():
@@ -108,19 +116,49 @@ func (ch *channel) publish(ctx context.Context, p Publication) error {
 		}
 		ch.mu.Lock()
 		if err != nil {
-			return err
+			return false, err
 		}
 	}
 	if ch.closed {
-		return ErrClosed
+		return false, ErrClosed
 	}
-	if ch.live > 0 || ch.topic.Channel == "" {
-		ch.appendLocked(p.Payload, p.Except)
+	if ch.live == 0 && ch.topic.Channel != "" {
+		return false, nil
 	}
-	return nil
+	ch.appendLocked(p.Payload, p.Except)
+	return ch.beginLocked(), nil
 }
 
-// appendLocked makes a frame pending and sees to it that a turn runs.
+// beginLocked reports whether the caller has to begin a turn: none is running.
+func (ch *channel) beginLocked() bool {
+	if ch.turning {
+		return false
+	}
+	ch.turning = true
+	ch.hub.turns.Add(1)
+	return true
+}
+
+// fewClients is up to how many subscribers the first batch of a turn is written by the publisher itself: waking another
+// goroutine would cost more.
+const fewClients = 4
+
+// begin runs the turn that beginLocked has asked for. What is published meanwhile is not left to the caller.
+func (ch *channel) begin() {
+	ch.mu.Lock()
+	few := ch.live <= fewClients && ch.topic.Channel != ""
+	ch.mu.Unlock()
+	if few && ch.turn(1) {
+		ch.hub.turns.Done()
+		return
+	}
+	go func() { // ends when nothing is pending
+		defer ch.hub.turns.Done()
+		ch.turn(-1)
+	}()
+}
+
+// appendLocked makes a frame pending.
 func (ch *channel) appendLocked(payload []byte, except []string) {
 	if ch.gap {
 		ch.gap = false
@@ -138,37 +176,31 @@ func (ch *channel) appendLocked(payload []byte, except []string) {
 	}
 	ch.tail.add(payload, except)
 	ch.waiting += size
-	if !ch.turning {
-		ch.turning = true
-		ch.hub.turns.Add(1)
-		go ch.turn() // ends when nothing is pending
-	}
 }
 
 // miss notes that subscribers have missed publications. They are told behind what is pending.
 func (ch *channel) miss() {
 	ch.mu.Lock()
-	defer ch.mu.Unlock()
-	if ch.closed || ch.live == 0 {
-		return
+	var begin bool
+	if !ch.closed && ch.live > 0 {
+		ch.gap = true
+		begin = ch.beginLocked()
 	}
-	ch.gap = true
-	if !ch.turning {
-		ch.turning = true
-		ch.hub.turns.Add(1)
-		go ch.turn() // ends when nothing is pending
+	ch.mu.Unlock()
+	if begin {
+		ch.begin()
 	}
 }
 
-// turn writes what is pending, batch by batch, until nothing is.
-func (ch *channel) turn() {
-	defer ch.hub.turns.Done()
+// turn writes what is pending, batch by batch, and reports whether nothing was left: then the turn is over. It stops after
+// limit batches unless that is negative.
+func (ch *channel) turn(limit int) (over bool) {
 	w := getWriter()
 	defer w.free()
-	for {
+	for ; limit != 0; limit-- {
 		b, subs := ch.take()
 		if b == nil {
-			return
+			return true
 		}
 		if ch.rules.Slow == Latest {
 			ch.keepLast(b)
@@ -183,21 +215,29 @@ func (ch *channel) turn() {
 		ch.hub.s.stats.dropped.Add(t.dropped)
 		b.free()
 	}
-}
-
-// take returns the next batch and who was subscribed when it was taken, or nil and ends the turn.
-func (ch *channel) take() (*batch, []*subscription) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
+	return ch.overLocked()
+}
+
+// overLocked ends the turn if nothing is pending.
+func (ch *channel) overLocked() bool {
 	if ch.pending == nil && ch.gap {
 		ch.gap = false
 		ch.appendLocked(gapText(ch.topic.Channel), nil)
 	}
-	b := ch.pending
-	if b == nil {
-		ch.turning = false
+	ch.turning = ch.pending != nil
+	return !ch.turning
+}
+
+// take returns the next batch and who was subscribed when it was taken, or nil when the turn is over.
+func (ch *channel) take() (*batch, []*subscription) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if ch.overLocked() {
 		return nil, nil
 	}
+	b := ch.pending
 	ch.pending = b.next
 	if ch.pending == nil {
 		ch.tail = nil

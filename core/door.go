@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -41,7 +42,7 @@ func (s *Service) takeOver(w http.ResponseWriter, t *Ticket) {
 		s.WriteRefusal(w, &Refusal{Status: http.StatusInternalServerError, Code: CloseInternal, Reason: err.Error()})
 		return
 	}
-	leftover, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
+	leftover, _ := buffered.Peek(buffered.Reader.Buffered())
 	s.Attach(nc, leftover, t)
 }
 
@@ -84,9 +85,7 @@ func (s *Service) WriteRefusal(w http.ResponseWriter, err error) {
 	if !errors.As(err, &r) {
 		r = refuse(http.StatusInternalServerError, "internal error")
 	}
-	for name, values := range r.Header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), r.Header)
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(r.Status)
 	_ = json.NewEncoder(w).Encode(r) // the client may have gone
@@ -134,7 +133,7 @@ func (s *Service) refuseByClose(nc net.Conn, t *Ticket) {
 	go func() { // ends after refuseWait at the latest
 		defer s.leavers.Done()
 		defer func() { <-s.refusing }()
-		defer nc.Close() //nolint:errcheck // nobody is left to hear of it
+		defer nc.Close()
 		_ = nc.SetDeadline(time.Now().Add(refuseWait))
 		if _, err := nc.Write(b); err != nil {
 			return

@@ -89,7 +89,7 @@ func (e *CloseError) Error() string {
 }
 
 // Refusal is why Admit did not let a connection in, for a host to write as its HTTP response.
-type Refusal struct {
+type Refusal struct { //nolint:errname // it is an answer that can be returned as an error
 	Status int         `json:"status"` // HTTP status
 	Code   int         `json:"code"`   // the close code a browser would have seen
 	Reason string      `json:"reason"` // safe to show

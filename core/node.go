@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
 )
 
 // node is the service as its driver sees it.
@@ -54,10 +55,8 @@ func (n node) carryOut(ctx context.Context, cmd Command, c *Client) error {
 	case ActionSend:
 		return c.sendText(cmd.Payload)
 	case ActionClose:
-		for _, conn := range cmd.Except {
-			if conn == c.ConnID {
-				return nil
-			}
+		if slices.Contains(cmd.Except, c.ConnID) {
+			return nil
 		}
 		return c.shut(cmd.Code, cmd.Reason)
 	case ActionSubscribe:

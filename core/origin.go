@@ -1,6 +1,7 @@
 package core
 
 import (
+	"maps"
 	"net"
 	"net/url"
 	"strings"
@@ -24,8 +25,12 @@ func originAllowed(origin, host string, patterns []string) bool {
 	if err != nil || u.Host == "" {
 		return false
 	}
-	return strings.EqualFold(u.Host, host) || isLoopback(u.Hostname()) && isLoopback(hostname(host))
+	return strings.EqualFold(u.Host, strings.TrimSuffix(host, defaultPorts[u.Scheme])) ||
+		isLoopback(u.Hostname()) && isLoopback(hostname(host))
 }
+
+// A browser never names the default port of the scheme; some proxies do.
+var defaultPorts = map[string]string{"http": ":80", "https": ":443"}
 
 func hostname(host string) string {
 	u := url.URL{Host: host}
@@ -60,23 +65,24 @@ func originMatches(pattern, origin string) bool {
 // foreign remembers which foreign origins were logged in the last minute, so that a page which retries all day, or an
 // attacker who invents origins, cannot fill the log.
 type foreign struct {
-	mu    sync.Mutex // guards since and seen
-	since time.Time
-	seen  map[string]struct{}
+	mu     sync.Mutex // guards logged
+	logged map[string]time.Time
 }
 
 const foreignOrigins = 100 // logged a minute at most
 
-// first reports whether origin has not been reported in this minute.
+// first reports whether origin has not been reported in the last minute.
 func (f *foreign) first(origin string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if now := time.Now(); f.seen == nil || now.Sub(f.since) > time.Minute {
-		f.since, f.seen = now, map[string]struct{}{}
-	}
-	if _, seen := f.seen[origin]; seen || len(f.seen) >= foreignOrigins {
+	now := time.Now()
+	maps.DeleteFunc(f.logged, func(_ string, at time.Time) bool { return now.Sub(at) >= time.Minute })
+	if _, logged := f.logged[origin]; logged || len(f.logged) >= foreignOrigins {
 		return false
 	}
-	f.seen[origin] = struct{}{}
+	if f.logged == nil {
+		f.logged = map[string]time.Time{}
+	}
+	f.logged[origin] = now
 	return true
 }

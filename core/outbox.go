@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -289,21 +290,12 @@ func (c *Client) catchUpLocked() {
 			continue
 		}
 		s.stale = false
-		if last := s.ch.last.Load(); last != nil && !last.excludes(c.ConnID) {
+		if last := s.ch.last.Load(); last != nil && !slices.Contains(last.except, c.ConnID) {
 			c.backlog.add(last.data)
 			c.sent++
 			c.dropped--
 		}
 	}
-}
-
-func (l *lastFrame) excludes(conn string) bool {
-	for _, id := range l.except {
-		if id == conn {
-			return true
-		}
-	}
-	return false
 }
 
 // closeWait is how long a peer has to answer a close frame, once it has got it.
@@ -324,11 +316,7 @@ func (c *Client) shutLocked(code int, reason string) error {
 	c.endLocked(&CloseError{Code: code, Reason: reason})
 	c.sayCloseLocked(code, reason)
 	c.socket.readUntil(time.Now().Add(closeWait))
-	c.app.s.leavers.Add(1)
-	go func() { // ends with its driver call, which is bounded
-		defer c.app.s.leavers.Done()
-		c.leave()
-	}()
+	c.app.s.leavers.Go(c.leave) // ends with its driver call, which is bounded
 	return nil
 }
 

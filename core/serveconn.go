@@ -64,7 +64,7 @@ func (s *Service) ServeConn(conn Conn, h *Handshake) error {
 		return nil
 	})
 	c.arrive()
-	for c.readMessage(conn) { //nolint:revive // the work is in the condition
+	for c.readMessage(conn) {
 	}
 	c.end()
 	return nil

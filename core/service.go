@@ -182,12 +182,10 @@ func (s *Service) open(ctx context.Context, n Node) (Link, error) {
 }
 
 // linked returns the link to the driver. On a service that never ran it opens one for publishing alone.
-func (s *Service) linked() (Link, error) {
+func (s *Service) linked(ctx context.Context) (Link, error) {
 	if link := s.link.Load(); link != nil {
 		return *link, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
-	defer cancel()
 	if err := s.beginOpening(ctx); err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 // numbers: of two connections of one client id, on whatever nodes, the higher number is the newer one.
 func (c *Client) register(ctx context.Context) error {
 	s := c.app.s
-	link, err := s.linked()
+	link, err := s.linked(ctx)
 	if err != nil {
 		return err
 	}

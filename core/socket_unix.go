@@ -69,9 +69,9 @@ func (s *rawSocket) tryRead(fd uintptr) bool {
 	for {
 		n, err := syscall.Read(int(fd), *buf)
 		switch {
-		case err == syscall.EINTR: //nolint:errorlint // a bare errno
+		case err == syscall.EINTR:
 			continue
-		case err == syscall.EAGAIN: //nolint:errorlint // a bare errno
+		case err == syscall.EAGAIN:
 			readBuffers.Put(buf)
 			return false
 		case n > 0:
@@ -104,9 +104,9 @@ func (w *writer) writeOnce(fd uintptr) bool {
 	for {
 		n, err := syscall.Write(int(fd), w.p)
 		switch {
-		case err == syscall.EINTR: //nolint:errorlint // a bare errno
+		case err == syscall.EINTR:
 			continue
-		case err == syscall.EAGAIN: //nolint:errorlint // a bare errno
+		case err == syscall.EAGAIN:
 		case err != nil:
 			w.err = os.NewSyscallError("write", err)
 		default:

@@ -34,7 +34,7 @@ func (s *Service) Stats() Stats {
 	s.mu.Lock()
 	clients := s.clients
 	s.mu.Unlock()
-	_, away := s.away.state()
+	away, _ := s.away.state()
 	return Stats{
 		Node: s.id, Connections: clients, Channels: s.hub.count(), Hooks: s.stats.hooks.Load(),
 		Published: s.stats.published.Load(), Delivered: s.stats.delivered.Load(), Dropped: s.stats.dropped.Load(),
@@ -56,7 +56,7 @@ func (s *Service) Health(context.Context) error {
 	case state != stateRunning:
 		return errNotRunning
 	}
-	if err, away := s.away.state(); err != nil {
+	if away, err := s.away.state(); err != nil {
 		return fmt.Errorf("gows: the driver has been away for %v: %w", away.Round(time.Second), err)
 	}
 	return nil
@@ -90,13 +90,13 @@ func (a *away) end() {
 	a.err = nil
 }
 
-func (a *away) state() (error, time.Duration) { //nolint:revive // the duration is detail of the error
+func (a *away) state() (since time.Duration, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.err == nil {
-		return nil, 0
+		return 0, nil
 	}
-	return a.err, time.Since(a.since)
+	return time.Since(a.since), a.err
 }
 
 // remind logs what there is to log; it is called every second.

@@ -110,15 +110,15 @@ func (c *Client) verbPublish(m *Message) error {
 	if err != nil {
 		return err
 	}
-	link, err := c.app.s.linked()
+	ctx, cancel := c.app.s.soon()
+	defer cancel()
+	link, err := c.app.s.linked(ctx)
 	if err != nil {
 		return err
 	}
 	if !c.mayPublish() {
 		return ErrClosed
 	}
-	ctx, cancel := c.app.s.soon()
-	defer cancel()
 	p := Publication{Topic: Topic{c.App, m.Channel}, Payload: text.in(m.Channel)}
 	c.app.s.stats.published.Add(1)
 	err = link.Publish(ctx, p, func(err error) {

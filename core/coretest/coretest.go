@@ -240,7 +240,7 @@ func (c *Conn) Closed() *core.CloseError {
 func (c *Conn) Close(code int, reason string) {
 	payload := frame.AppendClose(nil, code, reason)[2:]
 	_ = c.write(frame.Close, payload) // the server may have closed meanwhile
-	c.Closed()
+	_ = c.Closed()
 }
 
 // Cut ends the connection without a word, as a lost network does.

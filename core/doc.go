@@ -1,0 +1,40 @@
+// Package core is go-ws without any framework: Service accepts WebSocket connections, knows who is in which channel, and
+// fans out messages. It is an http.Handler; adapters mount it in Gin, Echo and Fiber.
+//
+//	service := core.New(drivers.NewMemoryDriver(), &core.Provider{
+//		Auth:      func(token string) (map[string]any, error) { return map[string]any{"client_id": token}, nil },
+//		Subscribe: func(client *core.Client, channel string) error { return nil },
+//		Publish:   func(client *core.Client, message *core.Message) error { return nil },
+//	})
+//	if err := service.Run(); err != nil { ... }
+//	http.Handle("/ws", service)
+//	service.Push([]string{"room:1"}, map[string]any{"type": "news", "message": "hello"})
+//
+// # The life of a message
+//
+// One file is one step; read them in this order.
+//
+//	handshake.go   the request in plain values          origin.go   which pages may connect
+//	admit.go       who is it? Auth, identity -> Ticket
+//	door.go        net/http: hijack, refuse             serveconn.go  connections of other libraries
+//	connection.go  from the 101 to the end: the reader  socket*.go  reading without a buffer, writing without waiting
+//	sessions.go    one client id, several connections
+//	decode.go      the envelope                         message.go  payloads and answers
+//	verbs.go       subscribe, publish, presence, hooks  provider.go what the hooks are
+//	subscribe.go   into and out of channels             presence.go join, leave, counts
+//	app.go         push, send, kick: what Service can do
+//	driver.go      the seam to the other nodes          node.go     what drivers call
+//	hub.go         who is here                          interest.go what this node receives from others
+//	channel.go     turns: one slice for all subscribers
+//	outbox.go      to the kernel, or what waits for it
+//	sweeper.go     pings, expiry, peers that vanished   service.go  Run and Shutdown
+//
+// # Concurrency
+//
+// Goroutines: a reader per connection, which runs its hooks; a turn per channel that has something to write; a drainer per
+// connection with a backlog; one leave per connection closed from this side; and the sweeper and the janitor of the
+// service. Shutdown waits for all of them. A hook of Auth that hangs is the one thing left behind.
+//
+// Locks are taken in the order hub shard, channel, client. No lock is held across a hook, a call of the driver, or a
+// wait. A turn writes to a client under the client's lock: such a write never waits.
+package core
