@@ -11,7 +11,7 @@ import (
 	"github.com/duxweb/go-ws/core"
 )
 
-// The types of package core under the original's names; each is documented there.
+// Service and the others are the types of package core, which documents them.
 type (
 	Service    = core.Service
 	App        = core.App

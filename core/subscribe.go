@@ -73,8 +73,6 @@ func (c *Client) subscribe(ctx context.Context, channels []string) error {
 }
 
 // undo takes the client out of channels that it could not join.
-//
-//nolint:contextcheck // the context of the join may have ended, which is why it is undone
 func (c *Client) undo(link Link, channels []string, topics []Topic) {
 	c.detach(channels)
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
@@ -109,8 +107,6 @@ func (c *Client) unsubscribe(ctx context.Context, channels []string) error {
 
 // leave takes an ended client out of everything, with one driver call. It is called by who ends the client and by the
 // reader, and returns to both when it is done.
-//
-//nolint:contextcheck // whatever call has ended the client, leaving goes on when that call's context ends
 func (c *Client) leave() {
 	c.leaving.Do(func() {
 		s := c.app.s
