@@ -11,22 +11,35 @@ import (
 	"github.com/duxweb/go-ws/core"
 )
 
-// Service and the others are the types of package core, which documents them.
 type (
-	Service    = core.Service
-	App        = core.App
-	Client     = core.Client
-	Message    = core.Message
-	Provider   = core.Provider
-	Option     = core.Option
+	// Service is core.Service.
+	Service = core.Service
+	// App is core.App.
+	App = core.App
+	// Client is core.Client.
+	Client = core.Client
+	// Message is core.Message.
+	Message = core.Message
+	// Provider is core.Provider.
+	Provider = core.Provider
+	// Option is core.Option.
+	Option = core.Option
+	// PushOption is core.PushOption.
 	PushOption = core.PushOption
-	Handshake  = core.Handshake
-	Member     = core.Member
-	Rules      = core.Rules
-	Stats      = core.Stats
-	Error      = core.Error
+	// Handshake is core.Handshake.
+	Handshake = core.Handshake
+	// Member is core.Member.
+	Member = core.Member
+	// Rules is core.Rules.
+	Rules = core.Rules
+	// Stats is core.Stats.
+	Stats = core.Stats
+	// Error is core.Error.
+	Error = core.Error
+	// CloseError is core.CloseError.
 	CloseError = core.CloseError
-	Driver     = core.Driver
+	// Driver is core.Driver.
+	Driver = core.Driver
 )
 
 // The events of Provider.Event.

@@ -50,6 +50,7 @@ const (
 	closeNoStatus    = 1005
 	closeAbnormal    = 1006
 	closeBadText     = 1007
+	closeTooLarge    = 1009
 )
 
 // Error is a failure with a code that may be shown to the peer: Code is one of HTTP's, Text is sent as it is.

@@ -85,13 +85,11 @@ func (c *Client) readMessage(conn Conn) bool {
 		c.lost(err)
 		return false
 	case len(text) > limit:
-		_ = c.shut(1009, fmt.Sprintf("message larger than %d bytes", limit))
-		return false
+		_ = c.shut(closeTooLarge, fmt.Sprintf("message larger than %d bytes", limit))
 	case frame.Op(kind) == frame.Binary:
 		_ = c.shut(closeUnsupported, noBinary)
 	case !utf8.Valid(text):
 		_ = c.shut(closeBadText, "text is not UTF-8")
-		return false
 	default:
 		c.receive(text)
 	}
