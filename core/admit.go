@@ -82,10 +82,13 @@ func (s *Service) identify(ctx context.Context, h *Handshake, t *Ticket) error {
 		}
 	} else if app == "" {
 		asked = h.askedApp()
+		if asked != "" && s.checkChannel(asked) != nil { // an app's name is as good a name as a channel's
+			return refuse(http.StatusNotFound, "there is no such app")
+		}
 		app = asked
 	}
 	t.token = h.Token
-	if t.token == "" {
+	if t.token == "" && identity == nil { // nobody has looked at what the request has beside an identity
 		t.token = Token(h.Header, h.Query)
 	}
 	t.token = strings.Clone(t.token)
@@ -158,18 +161,30 @@ func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (
 	}
 }
 
-// accept reads the identity into t.
+// accept takes the identity into t.
 func (s *Service) accept(t *Ticket, identity, more map[string]any) error {
-	var err error
-	if t.clientID, err = clientID(identity); err == nil {
-		t.expires, err = expiry(identity)
-	}
-	if err != nil {
+	if err := t.take(identity, more, s.opts.presence); err != nil {
 		s.opts.log.Error("gows: unusable identity", "app", t.app.name, "err", err)
 		return refuse(http.StatusServiceUnavailable, "try again")
 	}
 	if t.expires != 0 && t.expires <= time.Now().Unix() {
 		return refuse(CloseExpired, "the token has expired")
+	}
+	return nil
+}
+
+// take reads the identity. That calls methods of the values in it, which may panic.
+func (t *Ticket) take(identity, more map[string]any, shown []string) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("gows: panic in a method of the identity: %v", v)
+		}
+	}()
+	if t.clientID, err = clientID(identity); err != nil {
+		return err
+	}
+	if t.expires, err = expiry(identity); err != nil {
+		return err
 	}
 	t.data = identity
 	if len(more) > 0 {
@@ -177,7 +192,7 @@ func (s *Service) accept(t *Ticket, identity, more map[string]any) error {
 		maps.Copy(t.data, more)
 	}
 	public := map[string]any{}
-	for _, key := range s.opts.presence {
+	for _, key := range shown {
 		if v, ok := t.data[key]; ok {
 			public[key] = v
 		}

@@ -92,7 +92,7 @@ func (a *App) publish(ctx context.Context, channel string, text []byte, except [
 	word := make(chan error, 1)
 	p := Publication{Topic: Topic{a.name, channel}, Payload: text, Except: except}
 	if err := link.Publish(ctx, p, func(err error) { word <- err }); err != nil {
-		return publishError(err)
+		return unavailable("publish", err)
 	}
 	select {
 	case err = <-word:
@@ -100,7 +100,7 @@ func (a *App) publish(ctx context.Context, channel string, text []byte, except [
 		err = ctx.Err()
 	}
 	if err != nil {
-		return publishError(err)
+		return unavailable("publish", err)
 	}
 	return nil
 }
@@ -179,7 +179,7 @@ func (a *App) command(ctx context.Context, verb string, cmd Command) error {
 	}
 	found, err := link.Find(ctx, a.name, cmd.ClientID)
 	if err != nil {
-		return fmt.Errorf("gows: %s: %w", verb, err)
+		return unavailable(verb, err)
 	}
 	told := map[string]bool{}
 	offline := true
@@ -193,7 +193,7 @@ func (a *App) command(ctx context.Context, verb string, cmd Command) error {
 		case err == nil:
 			offline = false
 		case !isOffline(err):
-			failed = append(failed, fmt.Errorf("gows: %s: %w", verb, err))
+			failed = append(failed, unavailable(verb, err))
 		}
 	}
 	if offline && len(failed) == 0 {
@@ -212,7 +212,7 @@ func (a *App) Online(ctx context.Context, clientID string) (bool, error) {
 	}
 	found, err := link.Find(ctx, a.name, clientID)
 	if err != nil {
-		return false, fmt.Errorf("gows: online: %w", err)
+		return false, unavailable("online", err)
 	}
 	return len(found) > 0, nil
 }
@@ -229,7 +229,7 @@ func (a *App) Members(ctx context.Context, channel string, limit int) ([]Member,
 	}
 	members, err := link.Members(ctx, Topic{a.name, channel}, limit)
 	if err != nil {
-		return nil, fmt.Errorf("gows: members: %w", err)
+		return nil, unavailable("members", err)
 	}
 	return members, nil
 }
@@ -245,7 +245,7 @@ func (a *App) Count(ctx context.Context, channel string) (int, error) {
 	}
 	n, err := link.Count(ctx, Topic{a.name, channel})
 	if err != nil {
-		return 0, fmt.Errorf("gows: count: %w", err)
+		return 0, unavailable("count", err)
 	}
 	return n, nil
 }

@@ -41,6 +41,7 @@ type Client struct {
 	pingTick  atomic.Uint32 // when the ping was sent that is not answered yet, 0: none
 
 	mu         sync.Mutex // guards the rest
+	answered   uint32     // when the first of answers came, see Service.millis
 	everyone   *channel   // of the app's broadcasts; nil before registration
 	subs       []*subscription
 	changing   chan struct{} // not nil while a Sub or Unsub is under way, closed when it is done

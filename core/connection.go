@@ -60,10 +60,13 @@ func (c *Client) arrive() {
 	defer cancel()
 	err := c.register(ctx)
 	if err == nil {
+		err = s.accepts() // Shutdown closes those it finds in the hub, and this one has just come there
+	}
+	if err == nil {
 		err = c.event(EventOnline)
 		c.online = err == nil
 	}
-	if err != nil {
+	if err != nil && !c.Closed() { // one that has ended meanwhile was not refused
 		r, told := refusalFor(err)
 		s.stats.refused.Add(1)
 		args := []any{"code", r.Code, "reason", r.Reason, "remote", c.remote}

@@ -7,8 +7,8 @@ import (
 )
 
 // decode reads the envelope in text. With an error, m still holds what was read before, the id if possible. Nothing of
-// text is retained. encoding/json checks the syntax; taking the members out by hand is three times as fast as its
-// Unmarshal, and every message of every client passes here.
+// text is retained. encoding/json checks the syntax; taking the members out by hand costs half of what its Unmarshal does,
+// and every message of every client passes here.
 func decode(text []byte) (m *Message, err error) {
 	m = new(Message)
 	if !json.Valid(text) {

@@ -1,14 +1,12 @@
 package core
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/duxweb/go-ws/core/internal/frame"
@@ -36,13 +34,12 @@ func (s *Service) Serve(w http.ResponseWriter, r *http.Request, h *Handshake) {
 }
 
 func (s *Service) takeOver(w http.ResponseWriter, t *Ticket) {
-	nc, buffered, err := hijack(w)
+	nc, leftover, err := hijack(w)
 	if err != nil {
 		s.opts.log.Error("gows: no connection", "err", err)
 		s.WriteRefusal(w, &Refusal{Status: http.StatusInternalServerError, Code: CloseInternal, Reason: err.Error()})
 		return
 	}
-	leftover, _ := buffered.Peek(buffered.Reader.Buffered())
 	s.Attach(nc, leftover, t)
 }
 
@@ -50,14 +47,7 @@ func (s *Service) takeOver(w http.ResponseWriter, t *Ticket) {
 // is a close code (3005 for an expired token) or one of HTTP's. A request that is no upgrade gets 401, 403, 429 or 503
 // with a JSON body.
 func (s *Service) Refuse(w http.ResponseWriter, r *http.Request, code int, reason string) {
-	h := NewHandshake(r)
-	refusal := refuse(code, reason)
-	if h.malformed() != nil {
-		s.countRefusal(h, refusal, nil)
-		s.WriteRefusal(w, refusal)
-		return
-	}
-	t, err := s.AdmitRefused(h, code, reason)
+	t, err := s.AdmitRefused(NewHandshake(r), code, reason)
 	if err != nil {
 		s.WriteRefusal(w, err)
 		return
@@ -67,12 +57,9 @@ func (s *Service) Refuse(w http.ResponseWriter, r *http.Request, code int, reaso
 
 // AdmitRefused is Admit for a client whose refusal is decided: the error is for the host to write, a ticket for Attach.
 func (s *Service) AdmitRefused(h *Handshake, code int, reason string) (*Ticket, error) {
-	if r := h.malformed(); r != nil {
-		return nil, r
-	}
 	r := refuse(code, reason)
 	s.countRefusal(h, r, nil)
-	if !s.refusesByClose(h) || !originAllowed(h.Header.Get("Origin"), h.Host, s.opts.origins) {
+	if h.malformed() != nil || !s.refusesByClose(h) || !originAllowed(h.Header.Get("Origin"), h.Host, s.opts.origins) {
 		return nil, r
 	}
 	return &Ticket{response: h.response(), refusal: r, remote: h.RemoteAddr}, nil
@@ -92,48 +79,45 @@ func (s *Service) WriteRefusal(w http.ResponseWriter, err error) {
 }
 
 // hijack takes the connection from net/http. Some wrappers of a ResponseWriter claim to be an http.Hijacker and panic.
-func hijack(w http.ResponseWriter) (nc net.Conn, buffered *bufio.ReadWriter, err error) {
+func hijack(w http.ResponseWriter) (nc net.Conn, leftover []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("gows: the connection cannot be hijacked (%v): mount the route outside the timeout middleware", v)
+			nc, err = nil, fmt.Errorf("gows: the connection cannot be hijacked (%T: %v): mount the route outside that middleware", w, v)
 		}
 	}()
-	nc, buffered, err = http.NewResponseController(w).Hijack()
+	nc, buffered, err := http.NewResponseController(w).Hijack()
 	switch {
 	case errors.Is(err, http.ErrNotSupported):
-		return nil, nil, fmt.Errorf("gows: the connection cannot be hijacked (%s): mount the route outside the timeout middleware",
-			strings.TrimPrefix(fmt.Sprintf("%T", w), "*"))
+		return nil, nil, fmt.Errorf("gows: the connection cannot be hijacked (%T): mount the route outside the timeout middleware", w)
 	case err != nil:
 		return nil, nil, fmt.Errorf("gows: the connection cannot be hijacked: %w", err)
+	case buffered == nil:
+		return nc, nil, nil
 	}
-	return nc, buffered, nil
+	leftover, _ = buffered.Peek(buffered.Reader.Buffered())
+	return nc, leftover, nil
 }
 
 const (
 	refusals    = 256     // refused connections that may be drained at a time
 	refuseDrain = 4 << 10 // bytes
 	refuseWait  = time.Second
+	refuseHaste = 50 * time.Millisecond
 )
 
 // refuseByClose accepts and closes in one write, and takes in what the peer sends for a moment: a reset would destroy the
-// close frame on its way. When too many do so at a time, somebody is knocking on purpose, and gets no such patience.
+// close frame on its way. When too many do so at a time, somebody is knocking on purpose, and gets no such patience; nor
+// is there any after Shutdown, which nothing may outlive.
 func (s *Service) refuseByClose(nc net.Conn, t *Ticket) {
 	b := frame.AppendClose(t.response, t.refusal.Code, t.refusal.Reason)
-	select {
-	case s.refusing <- struct{}{}:
-	default:
-		_ = nc.Close()
-		return
-	}
-	if !s.beginLeaver() {
-		<-s.refusing
+	if !s.beginRefusal() {
+		_ = writeAll(nc, b, refuseHaste) // into the empty buffer of a new connection: it does not wait
 		_ = nc.Close()
 		return
 	}
 	go func() { // ends after refuseWait at the latest
-		defer s.leavers.Done()
-		defer func() { <-s.refusing }()
-		defer nc.Close()
+		defer s.endRefusal()
+		defer nc.Close() //nolint:errcheck // nobody is left to hear of it
 		_ = nc.SetDeadline(time.Now().Add(refuseWait))
 		if _, err := nc.Write(b); err != nil {
 			return
@@ -150,4 +134,23 @@ func (s *Service) refuseByClose(nc net.Conn, t *Ticket) {
 			}
 		}
 	}()
+}
+
+// beginRefusal takes one of the slots for refusals, unless none is free or Shutdown waits for nobody any more.
+func (s *Service) beginRefusal() bool {
+	select {
+	case s.refusing <- struct{}{}:
+	default:
+		return false
+	}
+	if !s.beginLeaver() {
+		<-s.refusing
+		return false
+	}
+	return true
+}
+
+func (s *Service) endRefusal() {
+	<-s.refusing
+	s.leavers.Done()
 }

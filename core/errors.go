@@ -120,10 +120,21 @@ func answerFor(err error) (code int, text string, told bool) {
 		return http.StatusTooManyRequests, plainText(err), true
 	case errors.Is(err, ErrTooLarge):
 		return http.StatusRequestEntityTooLarge, plainText(err), true
-	case errors.Is(err, ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed), errors.Is(err, context.DeadlineExceeded):
 		return http.StatusServiceUnavailable, "unavailable, try again", false
 	}
 	return http.StatusInternalServerError, "internal error", false
+}
+
+// unavailable marks what a driver returned as ErrUnavailable: a driver returns errors as they are, and all of them mean
+// that it did not do its work now. Errors of the core that came by way of the driver keep their meaning.
+func unavailable(verb string, err error) error {
+	for _, own := range []error{ErrClosed, ErrOffline, ErrUnavailable, ErrChannelName, ErrTooManyChannels} {
+		if errors.Is(err, own) {
+			return fmt.Errorf("gows: %s: %w", verb, err)
+		}
+	}
+	return fmt.Errorf("%w: %s: %w", ErrUnavailable, verb, err)
 }
 
 // refusalFor translates what Auth, Authenticate or online returned into a refusal.

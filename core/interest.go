@@ -108,7 +108,7 @@ func (h *hub) subscribe(ctx context.Context, link Link, channels []*channel) err
 		err := link.Subscribe(ctx, topicsOf(mine)...)
 		state := interestOn
 		if err != nil {
-			err = fmt.Errorf("gows: subscribe: %w", err)
+			err = unavailable("subscribe", err)
 			state = interestOff
 		}
 		h.settle(mine, state, err)

@@ -183,10 +183,25 @@ func call(t testing.TB, server *httptest.Server, request string) *peer {
 		nc = tls.Client(nc, &tls.Config{RootCAs: dialer(server).TLSClientConfig.RootCAs, ServerName: "example.com"})
 	}
 	t.Cleanup(func() { _ = nc.Close() })
-	_ = nc.SetDeadline(time.Now().Add(coretest.Patience))
-	p := &peer{Conn: nc, t: t, in: bufio.NewReader(nc), parser: frame.Parser{Unmasked: true}}
+	p := newPeer(t, nc)
 	p.say([]byte(request))
 	return p
+}
+
+// attach gives one end of a pipe to the service and returns the other, behind the 101.
+func attach(t testing.TB, service *core.Service, ticket *core.Ticket) *peer {
+	t.Helper()
+	server, client := net.Pipe()
+	t.Cleanup(func() { _ = client.Close() })
+	service.Attach(server, nil, ticket)
+	p := newPeer(t, client)
+	p.enter()
+	return p
+}
+
+func newPeer(t testing.TB, nc net.Conn) *peer {
+	_ = nc.SetDeadline(time.Now().Add(coretest.Patience))
+	return &peer{Conn: nc, t: t, in: bufio.NewReader(nc), parser: frame.Parser{Unmasked: true}}
 }
 
 // enter reads the response and fails the test unless it is a 101.
@@ -241,8 +256,10 @@ func (p *peer) closed() (code int, reason string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.say(masked(frame.Close, string(m.Payload)))
-	_ = p.Conn.(interface{ CloseWrite() error }).CloseWrite() //nolint:errcheck // TCP and TLS can
+	_, _ = p.Write(masked(frame.Close, string(m.Payload))) // the service may have hung up
+	if half, ok := p.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
 	if rest, err := io.ReadAll(p.in); err != nil || len(rest) > 0 {
 		p.t.Fatalf("behind the close frame: %q, %v", rest, err)
 	}

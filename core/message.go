@@ -175,10 +175,10 @@ func appendString(dst []byte, s string) []byte {
 	return append(dst, '"')
 }
 
-// appendAnswer appends the answer to the message of that id: its data may be nil.
-func appendAnswer(dst []byte, kind, id string, data []byte, unixMilli int64) []byte {
+// appendReceive appends the answer to the message of that id: its data may be nil.
+func appendReceive(dst []byte, id string, data []byte, unixMilli int64) []byte {
 	dst = appendString(append(dst, `{"id":`...), id)
-	dst = appendString(append(dst, `,"type":`...), kind)
+	dst = append(dst, `,"type":"receive"`...)
 	if data != nil {
 		dst = append(append(dst, `,"data":`...), data...)
 	}
@@ -186,17 +186,17 @@ func appendAnswer(dst []byte, kind, id string, data []byte, unixMilli int64) []b
 	return append(dst, '}', '}')
 }
 
-// appendError appends the error answer to m; an id or channel that it does not have is left out.
-func appendError(dst []byte, m *Message, code int, text string) []byte {
+// appendError appends the error answer to a message; an id or channel that it does not have is left out.
+func appendError(dst []byte, asked question, code int, text string) []byte {
 	dst = append(dst, '{')
-	if m.ID != "" {
-		dst = append(appendString(append(dst, `"id":`...), m.ID), ',')
+	if asked.id != "" {
+		dst = append(appendString(append(dst, `"id":`...), asked.id), ',')
 	}
 	dst = strconv.AppendInt(append(dst, `"type":"error","code":`...), int64(code), 10)
 	dst = appendString(append(dst, `,"message":`...), text)
-	if m.Channel != "" {
-		dst = appendString(append(dst, `,"channel":`...), m.Channel)
+	if asked.channel != "" {
+		dst = appendString(append(dst, `,"channel":`...), asked.channel)
 	}
-	dst = appendString(append(dst, `,"meta":{"type":`...), m.Type)
+	dst = appendString(append(dst, `,"meta":{"type":`...), asked.kind)
 	return append(dst, '}', '}')
 }

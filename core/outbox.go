@@ -162,6 +162,9 @@ func (c *Client) answer(text []byte) {
 		w.free()
 		return
 	}
+	if len(*c.answers) == 0 {
+		c.answered = c.app.s.millis()
+	}
 	*c.answers = frame.AppendText(*c.answers, text)
 	if len(*c.answers) > largeChunk {
 		c.flushLocked()

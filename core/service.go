@@ -23,6 +23,7 @@ type Service struct {
 	Websocket Door
 
 	id       string
+	made     time.Time
 	opts     options
 	driver   Driver
 	hub      hub
@@ -71,7 +72,7 @@ const (
 // Options are a *Provider, which is what the app does, and those of the WithX functions. Nothing runs yet.
 func New(driver Driver, opts ...Option) *Service {
 	s := &Service{
-		id: rand.Text()[:16], opts: defaults(), driver: driver, providers: map[string]*Provider{},
+		id: rand.Text()[:16], made: time.Now(), opts: defaults(), driver: driver, providers: map[string]*Provider{},
 		stop: make(chan struct{}), refusing: make(chan struct{}, refusals),
 	}
 	s.app = &App{s: s}
@@ -245,9 +246,9 @@ func (s *Service) accepts() error {
 	case s.state == stateRunning:
 		return nil
 	case s.failure != nil:
-		return refuse(503, s.failure.Error())
+		return refuse(CloseRestart, s.failure.Error())
 	case s.state == stateNew:
-		return refuse(503, errNotRunning.Error())
+		return refuse(CloseRestart, errNotRunning.Error())
 	}
 	return refuse(CloseRestart, "restarting")
 }
@@ -305,9 +306,11 @@ func (s *Service) providerOf(app string) *Provider {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case app == "*": // a pattern, not a name
+		return nil
 	case s.providers[app] != nil:
 		return s.providers[app]
-	case app != "" && app != "*" && s.providers["*"] != nil:
+	case app != "" && s.providers["*"] != nil:
 		return s.providers["*"]
 	case app == "":
 		return &Provider{}
@@ -419,6 +422,9 @@ func insideHook() bool {
 		}
 	}
 }
+
+// millis is a coarse clock for what must be small.
+func (s *Service) millis() uint32 { return uint32(time.Since(s.made).Milliseconds()) }
 
 func (s *Service) log() *slog.Logger { return s.opts.log }
 

@@ -2,7 +2,6 @@ package core
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 )
@@ -24,7 +23,7 @@ func (c *Client) register(ctx context.Context) error {
 	c.mu.Unlock()
 	s.hub.register(c)
 	if err := link.Register(ctx, c.App, c.member(c.since), c.numbered); err != nil {
-		return fmt.Errorf("gows: register: %w", err)
+		return unavailable("register", err)
 	}
 	switch s.opts.sessions {
 	case RejectNew:
@@ -54,7 +53,7 @@ func (c *Client) numbered(number uint64) {
 func (c *Client) yieldToOlder(ctx context.Context, link Link) error {
 	others, err := link.Find(ctx, c.App, c.ClientID)
 	if err != nil {
-		return fmt.Errorf("gows: find: %w", err)
+		return unavailable("find", err)
 	}
 	c.mu.Lock()
 	number := c.number
@@ -74,7 +73,7 @@ func (c *Client) replaceOlder(ctx context.Context, link Link) error {
 	c.mu.Unlock()
 	err := link.Command(ctx, "", Command{Action: ActionReplace, App: c.App, ClientID: c.ClientID, Number: number})
 	if err != nil && !isOffline(err) {
-		return fmt.Errorf("gows: replace: %w", err)
+		return unavailable("replace", err)
 	}
 	return nil
 }

@@ -65,7 +65,7 @@ func (c *Client) subscribe(ctx context.Context, channels []string) error {
 		first, err := link.Join(ctx, c.member(time.Now().UnixMilli()), topicsOf(joined)...)
 		if err != nil {
 			c.undo(link, channels, topicsOf(joined))
-			return fmt.Errorf("gows: join: %w", err)
+			return unavailable("join", err)
 		}
 		s.tell(ctx, link, "join", c, first)
 	}
@@ -98,7 +98,7 @@ func (c *Client) unsubscribe(ctx context.Context, channels []string) error {
 	if topics := topicsOf(joining(left)); len(topics) > 0 {
 		last, err := link.Leave(ctx, c.member(c.since), topics...)
 		if err != nil {
-			return fmt.Errorf("gows: leave: %w", err)
+			return unavailable("leave", err)
 		}
 		s.tell(ctx, link, "leave", c, last)
 	}

@@ -17,26 +17,33 @@ const (
 
 // receive handles one message. Exactly one answer leaves for a message with an id; errors are answered without one too.
 func (c *Client) receive(text []byte) {
+	if c.Closed() {
+		return // nobody is there to answer to
+	}
 	c.talked = true
 	m, err := decode(text)
 	m.ClientID = c.ClientID
+	asked := question{m.ID, m.Type, m.Channel} // m is the hook's, who may change it
 	if err == nil {
-		err = c.dispatch(m)
+		err = c.dispatch(m, asked)
 	}
 	switch {
 	case err == errAnswered: //nolint:errorlint // a private sentinel, never wrapped
 	case err != nil:
-		c.answerError(m, err)
+		c.answerError(asked, err)
 	default:
-		c.answerReceive(m)
+		c.answerReceive(asked, m.reply)
 	}
 }
+
+// question is what an answer is to.
+type question struct{ id, kind, channel string }
 
 // errAnswered is returned by verbs that answer themselves.
 var errAnswered = errors.New("gows: answered")
 
 // dispatch serves the verbs that are the core's and gives everything else to Message.
-func (c *Client) dispatch(m *Message) error {
+func (c *Client) dispatch(m *Message, asked question) error {
 	p := c.provider
 	switch {
 	case m.Type == "ping":
@@ -50,7 +57,7 @@ func (c *Client) dispatch(m *Message) error {
 	case m.Type == "presence" && p.Subscribe != nil:
 		return c.verbPresence(m)
 	case m.Type == "message" && p.Publish != nil:
-		return c.verbPublish(m)
+		return c.verbPublish(m, asked)
 	case p.Message == nil:
 		return Errorf(http.StatusNotFound, "no handler for type %q", m.Type)
 	}
@@ -99,11 +106,14 @@ func (c *Client) verbPresence(m *Message) error {
 
 // verbPublish pushes the message once the hook allows it. The driver's word may come later: the answer is sent then, in
 // order, and the client may go on publishing meanwhile.
-func (c *Client) verbPublish(m *Message) error {
+func (c *Client) verbPublish(m *Message, asked question) error {
 	if err := c.app.s.checkChannel(m.Channel); err != nil {
 		return err
 	}
 	if err := c.call("Publish", func() error { return c.provider.Publish(c, m) }); err != nil {
+		return err
+	}
+	if err := c.app.s.checkChannel(m.Channel); err != nil { // the hook may have changed it
 		return err
 	}
 	text, err := encodeWithin(m, c.ClientID, c.app.s.opts.pushBytes)
@@ -123,15 +133,15 @@ func (c *Client) verbPublish(m *Message) error {
 	c.app.s.stats.published.Add(1)
 	err = link.Publish(ctx, p, func(err error) {
 		if err != nil {
-			c.answerError(m, publishError(err))
+			c.answerError(asked, unavailable("publish", err))
 		} else {
-			c.answerReceive(m)
+			c.answerReceive(asked, m.reply)
 		}
 		c.published()
 	})
 	if err != nil {
 		c.published()
-		return publishError(err)
+		return unavailable("publish", err)
 	}
 	return errAnswered
 }
@@ -161,19 +171,19 @@ func (c *Client) published() {
 	}
 }
 
-func (c *Client) answerReceive(m *Message) {
-	if m.ID != "" {
-		c.answer(appendAnswer(nil, "receive", m.ID, m.reply, time.Now().UnixMilli()))
+func (c *Client) answerReceive(asked question, data []byte) {
+	if asked.id != "" {
+		c.answer(appendReceive(nil, asked.id, data, time.Now().UnixMilli()))
 	}
 }
 
-func (c *Client) answerError(m *Message, err error) {
+func (c *Client) answerError(asked question, err error) {
 	code, text, told := answerFor(err)
 	var panicked *panicError // call has logged it, with its stack
 	if !told && !errors.As(err, &panicked) {
-		c.log().Error("gows: "+m.Type+" failed", "err", err)
+		c.log().Error("gows: a message failed", "type", asked.kind, "channel", asked.channel, "err", err)
 	}
-	c.answer(appendError(nil, m, code, text))
+	c.answer(appendError(nil, asked, code, text))
 	if code == http.StatusBadRequest {
 		c.countBad()
 	}
@@ -208,6 +218,10 @@ func (c *Client) event(name string) error {
 	return c.call(name, func() error { return c.provider.Event(name, c) })
 }
 
+// answerDelay is how long an answer waits at most for those to the messages behind it, unless one of their hooks takes
+// longer: then the sweeper sends it.
+const answerDelay = 1 // ms
+
 // call runs one hook of this connection. Its panic becomes an error.
 func (c *Client) call(name string, hook func() error) (err error) {
 	s := c.app.s
@@ -218,6 +232,9 @@ func (c *Client) call(name string, hook func() error) (err error) {
 	}
 	c.hookTick = s.tick.Load()
 	c.hookLogged = false
+	if c.answers != nil && len(*c.answers) > 0 && s.millis()-c.answered > answerDelay {
+		c.flushLocked()
+	}
 	c.mu.Unlock()
 	s.stats.hooks.Add(1)
 	defer func() {
@@ -252,11 +269,4 @@ func encodeWithin(payload any, stamp string, limit int) (encoded, error) {
 		return encoded{}, fmt.Errorf("%w: %d bytes, %d at most (core.WithPushBytes)", ErrTooLarge, size, limit)
 	}
 	return text, nil
-}
-
-func publishError(err error) error {
-	if errors.Is(err, ErrClosed) || errors.Is(err, ErrUnavailable) {
-		return err
-	}
-	return fmt.Errorf("%w: publish: %w", ErrUnavailable, err)
 }
