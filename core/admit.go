@@ -198,7 +198,7 @@ func (t *Ticket) take(identity, more map[string]any, shown []string) (err error)
 		}
 	}
 	if len(public) > 0 {
-		if t.public, err = json.Marshal(public); err != nil {
+		if t.public, err = marshal(public); err != nil {
 			return fmt.Errorf("gows: encode presence data: %w", err)
 		}
 	}

@@ -624,9 +624,12 @@ func TestAServiceThatHasShutDownTellsToReconnect(t *testing.T) {
 
 func TestAServiceThatIsShuttingDownTellsToReconnect(t *testing.T) {
 	t.Parallel()
-	offline, release := make(chan struct{}), make(chan struct{})
+	online, offline, release := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	service := coretest.Run(t, core.WithLogger(nil), &core.Provider{Auth: core.Anonymous, Event: func(name string, _ *core.Client) error {
-		if name == core.EventOffline {
+		switch name {
+		case core.EventOnline:
+			close(online)
+		case core.EventOffline:
 			close(offline)
 			<-release
 		}
@@ -634,6 +637,7 @@ func TestAServiceThatIsShuttingDownTellsToReconnect(t *testing.T) {
 	}})
 	server := mount(t, service)
 	coretest.Connect(t, service, map[string]any{"client_id": "alice"})
+	<-online
 	h := coretest.Handshake()
 	h.Identity = map[string]any{"client_id": "bob"}
 	admitted, err := service.Admit(context.Background(), h)

@@ -51,7 +51,7 @@ type Client struct {
 	open       int32         // publishes whose answer is to come
 	hookTick   uint32        // when the running hook was called, 0: none runs
 	dropped    uint32        // frames, for the log
-	leaving    sync.Once
+	left       chan struct{} // made by who calls leave first, closed when that has returned
 	hookLogged bool
 
 	goodbye  bool          // the peer's close frame has been received
@@ -134,6 +134,9 @@ func (c *Client) Unsub(channels ...string) error {
 func (c *Client) Channels() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.ended != nil { // they are being left
+		return nil
+	}
 	var names []string
 	for _, s := range c.subs {
 		names = append(names, s.ch.topic.Channel)

@@ -146,8 +146,10 @@ func (c *Client) consume(data []byte) bool {
 	answers := c.answers
 	c.answers = nil
 	c.mu.Unlock()
-	*answers = (*answers)[:0]
-	answerBuffers.Put(answers)
+	if cap(*answers) <= 2*largeChunk {
+		*answers = (*answers)[:0]
+		answerBuffers.Put(answers)
+	}
 	return open
 }
 

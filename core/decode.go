@@ -16,7 +16,7 @@ func decode(text []byte) (m *Message, err error) {
 		return m, Errorf(http.StatusBadRequest, "not JSON: %w", json.Unmarshal(text, &ignored))
 	}
 	if start := skipSpace(text, 0); text[start] != '{' {
-		return m, Errorf(http.StatusBadRequest, "not a JSON object but a %s", kindOf(text[start]))
+		return m, Errorf(http.StatusBadRequest, "not a JSON object but %s", kindOf(text[start]))
 	}
 	for at := skipSpace(text, 0) + 1; ; {
 		at = skipSpace(text, at)
@@ -67,7 +67,7 @@ func (m *Message) set(name, value []byte) error {
 	}
 	switch {
 	case value[0] != '"':
-		return Errorf(http.StatusBadRequest, "%s must be a string, not a %s", name, kindOf(value[0]))
+		return Errorf(http.StatusBadRequest, "%s must be a string, not %s", name, kindOf(value[0]))
 	case bytes.IndexByte(value, '\\') >= 0:
 		return json.Unmarshal(value, text)
 	}
@@ -124,15 +124,15 @@ func skipSpace(text []byte, at int) int {
 func kindOf(first byte) string {
 	switch first {
 	case '{':
-		return "object"
+		return "an object"
 	case '[':
-		return "array"
+		return "an array"
 	case '"':
-		return "string"
+		return "a string"
 	case 't', 'f':
-		return "bool"
+		return "a bool"
 	case 'n':
 		return "null"
 	}
-	return "number"
+	return "a number"
 }

@@ -399,25 +399,27 @@ func TestAtMost256RefusedConnectionsAreWaitedFor(t *testing.T) {
 		var mu sync.Mutex
 		for _, ticket := range tickets {
 			server, client := net.Pipe()
-			service.Attach(server, nil, ticket)
 			ended.Go(func() {
-				at := time.Now()
-				_, _ = io.Copy(io.Discard, client) // until the service hangs up; it answers nothing
+				heard, _ := io.ReadAll(client) // until the service hangs up; the client answers nothing
 				mu.Lock()
 				defer mu.Unlock()
-				if time.Since(at) >= time.Second-refusalJitter {
+				if !bytes.HasSuffix(heard, []byte("unauthorized")) {
+					t.Errorf("heard %q", heard)
+				}
+				if time.Since(began) > 0 {
 					waited++
 				} else {
 					dropped++
 				}
 			})
+			service.Attach(server, nil, ticket)
 		}
 		var refused *core.Refusal
 		if _, err := admit(); !errors.As(err, &refused) || refused.Status != http.StatusUnauthorized {
 			t.Error("the next one is refused by HTTP, not:", err)
 		}
 		ended.Wait()
-		if waited > 256 || dropped < 44 {
+		if waited != 256 || dropped != 44 || time.Since(began) != time.Second {
 			t.Errorf("%d were waited for, %d were not, for %v", waited, dropped, time.Since(began))
 		}
 		if _, err := admit(); err != nil {
@@ -425,8 +427,6 @@ func TestAtMost256RefusedConnectionsAreWaitedFor(t *testing.T) {
 		}
 	})
 }
-
-const refusalJitter = 10 * time.Millisecond
 
 // lateDriver holds Subscribe up until it is let go.
 type lateDriver struct {

@@ -15,3 +15,6 @@ func Encode(payload any, stamp, channel string) ([]byte, error) {
 	}
 	return e.in(channel), nil
 }
+
+// Response is the 101 of a ticket.
+func Response(t *Ticket) []byte { return t.response }

@@ -47,12 +47,14 @@ func Token(h http.Header, query url.Values) string {
 	if token := h.Get("Token"); token != "" {
 		return token
 	}
-	if scheme, token, _ := strings.Cut(h.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") && token != "" {
-		return strings.TrimSpace(token)
+	if scheme, rest, _ := strings.Cut(h.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
+		if token := strings.TrimSpace(rest); token != "" {
+			return token
+		}
 	}
 	for protocol := range tokens(h, "Sec-Websocket-Protocol") {
 		if coded, ok := strings.CutPrefix(protocol, "gows.bearer."); ok {
-			if token, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(coded, "=")); err == nil {
+			if token, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(coded, "=")); err == nil && len(token) > 0 {
 				return string(token)
 			}
 		}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,7 +43,7 @@ func (m *Message) Bind(v any) error {
 // Reply makes v the data of the answer that the sender gets when the hook returns nil: request and response over one
 // socket. A message without an id gets no answer, and its reply goes nowhere. A second Reply replaces the first.
 func (m *Message) Reply(v any) error {
-	raw, err := json.Marshal(v)
+	raw, err := marshal(v)
 	if err != nil {
 		return fmt.Errorf("gows: encode reply: %w", err)
 	}
@@ -51,10 +52,16 @@ func (m *Message) Reply(v any) error {
 }
 
 // encoded is an envelope cut where the channel goes, so that one encoding serves a push to several channels.
-type encoded struct{ head, tail []byte }
+type encoded struct {
+	head, tail []byte
+	channel    string // what the payload says
+}
 
-// in returns the text for one channel.
+// in returns the text for one channel; for none, the payload's own stands.
 func (e encoded) in(channel string) []byte {
+	if channel == "" {
+		channel = e.channel
+	}
 	text := make([]byte, 0, len(e.head)+len(e.tail)+len(channel)+len(`,"channel":""`)+8)
 	text = append(text, e.head...)
 	if channel != "" {
@@ -111,7 +118,7 @@ func encodeMessage(m *Message, stamp string) (encoded, error) {
 		return encoded{}, err
 	}
 	tail = append(tail, '}')
-	return encoded{head: tail[:cut:cut], tail: tail[cut:]}, nil
+	return encoded{tail[:cut:cut], tail[cut:], m.Channel}, nil
 }
 
 // envelopeMap returns a copy of payload when it is a map with string keys that has a string "type": gin.H, echo.Map and
@@ -125,26 +132,30 @@ func envelopeMap(payload any) (map[string]any, bool) {
 	for iter := v.MapRange(); iter.Next(); {
 		fields[iter.Key().String()] = iter.Value().Interface()
 	}
-	_, ok := fields["type"].(string)
-	return fields, ok
+	return fields, reflect.ValueOf(fields["type"]).Kind() == reflect.String
 }
 
+// encodeMap encodes what envelopeMap returned, which is used up.
 func encodeMap(fields map[string]any, stamp string) (encoded, error) {
-	head := appendString([]byte(`{"type":`), fields["type"].(string)) //nolint:errcheck // envelopeMap has seen a string
+	head := appendString([]byte(`{"type":`), reflect.ValueOf(fields["type"]).String())
+	var channel string
+	if v := reflect.ValueOf(fields["channel"]); v.Kind() == reflect.String {
+		channel = v.String()
+	}
 	delete(fields, "type")
 	delete(fields, "channel")
 	if stamp != "" {
 		fields["client"] = stamp
 	}
-	rest, err := json.Marshal(fields)
+	rest, err := marshal(fields)
 	if err != nil {
 		return encoded{}, fmt.Errorf("gows: encode payload: %w", err)
 	}
 	if len(fields) == 0 {
-		return encoded{head: head, tail: []byte("}")}, nil
+		return encoded{head, []byte("}"), channel}, nil
 	}
 	rest[0] = ','
-	return encoded{head: head, tail: rest}, nil
+	return encoded{head, rest, channel}, nil
 }
 
 // appendField appends a JSON member unless its value is nil.
@@ -153,13 +164,23 @@ func appendField(dst []byte, name string, value any) ([]byte, error) {
 		return dst, nil
 	}
 	text, ok := value.(json.RawMessage)
-	if !ok || !json.Valid(text) {
+	if !ok || !json.Valid(text) || !utf8.Valid(text) {
 		var err error
-		if text, err = json.Marshal(value); err != nil {
+		if text, err = marshal(value); err != nil {
 			return dst, fmt.Errorf("gows: encode payload: %w", err)
 		}
 	}
 	return append(append(dst, name...), text...), nil
+}
+
+// marshal is json.Marshal, which passes on raw JSON that is not UTF-8: one such byte in a text frame, and all who get it
+// have to close their connection (1007).
+func marshal(v any) ([]byte, error) {
+	text, err := json.Marshal(v)
+	if err != nil || utf8.Valid(text) {
+		return text, err
+	}
+	return bytes.ToValidUTF8(text, []byte("\uFFFD")), nil
 }
 
 // appendString appends s as a JSON string. Most strings on the wire need no escape, and those allocate nothing.

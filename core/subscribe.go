@@ -108,32 +108,41 @@ func (c *Client) unsubscribe(ctx context.Context, channels []string) error {
 // leave takes an ended client out of everything, with one driver call. It is called by who ends the client and by the
 // reader, and returns to both when it is done.
 func (c *Client) leave() {
-	c.leaving.Do(func() {
-		s := c.app.s
-		ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
-		defer cancel()
-		// A Sub that is under way sees that the client has ended, or is undone here: it is waited for, within opTimeout.
-		if err := c.awaitChange(ctx); err != nil {
-			c.log().Warn("gows: leave did not wait for a subscription", "err", err)
+	c.mu.Lock()
+	done := c.left
+	if done == nil {
+		c.left = make(chan struct{})
+	}
+	c.mu.Unlock()
+	if done != nil { // no sync.Once: in a synctest bubble no time passes while somebody waits for a lock
+		<-done
+		return
+	}
+	defer close(c.left)
+	s := c.app.s
+	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	defer cancel()
+	// A Sub that is under way sees that the client has ended, or is undone here: it is waited for, within opTimeout.
+	if err := c.awaitChange(ctx); err != nil {
+		c.log().Warn("gows: leave did not wait for a subscription", "err", err)
+	}
+	left := c.detach(nil)
+	everyone := c.everyone
+	if everyone == nil {
+		return
+	}
+	link, err := s.linked(ctx)
+	if err == nil {
+		topics := append(topicsOf(joining(left)), everyone.topic)
+		var last []Topic
+		if last, err = link.Leave(ctx, c.member(c.since), topics...); err == nil {
+			s.tell(ctx, link, "leave", c, last)
 		}
-		left := c.detach(nil)
-		everyone := c.everyone
-		if everyone == nil {
-			return
-		}
-		link, err := s.linked(ctx)
-		if err == nil {
-			topics := append(topicsOf(joining(left)), everyone.topic)
-			var last []Topic
-			if last, err = link.Leave(ctx, c.member(c.since), topics...); err == nil {
-				s.tell(ctx, link, "leave", c, last)
-			}
-		}
-		if err != nil {
-			c.log().Warn("gows: leave failed", "err", err)
-		}
-		s.hub.release([]*channel{everyone})
-	})
+	}
+	if err != nil {
+		c.log().Warn("gows: leave failed", "err", err)
+	}
+	s.hub.release([]*channel{everyone})
 }
 
 // missing returns the topics of channels that the client is not in yet.

@@ -110,13 +110,17 @@ func (c *Client) verbPublish(m *Message, asked question) error {
 	if err := c.app.s.checkChannel(m.Channel); err != nil {
 		return err
 	}
-	if err := c.call("Publish", func() error { return c.provider.Publish(c, m) }); err != nil {
+	var text encoded
+	err := c.call("Publish", func() (err error) {
+		if err = c.provider.Publish(c, m); err != nil {
+			return err
+		}
+		if err = c.app.s.checkChannel(m.Channel); err != nil { // the hook changed it: no fault of the client
+			return errors.New("gows: Publish left a message that cannot be pushed: " + plainText(err))
+		}
+		text, err = encodeWithin(m, c.ClientID, c.app.s.opts.pushBytes) // MarshalJSON of what the hook put in may panic
 		return err
-	}
-	if err := c.app.s.checkChannel(m.Channel); err != nil { // the hook may have changed it
-		return err
-	}
-	text, err := encodeWithin(m, c.ClientID, c.app.s.opts.pushBytes)
+	})
 	if err != nil {
 		return err
 	}

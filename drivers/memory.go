@@ -16,7 +16,7 @@ func NewMemoryDriver() core.Driver {
 	return &memory{
 		links:  map[string]*memoryLink{},
 		topics: map[core.Topic][]*memoryLink{},
-		joined: map[presence][]string{},
+		joined: map[presence][]presenceConn{},
 		counts: map[core.Topic]int{},
 	}
 }
@@ -24,12 +24,14 @@ func NewMemoryDriver() core.Driver {
 // memory asks the nodes themselves for everything but what must be decided in one place: who is interested, who is the
 // first or last of a client id in a topic, and the numbers.
 type memory struct {
-	mu     sync.RWMutex // guards the rest; not held while a node is called, but for the number it is given
-	links  map[string]*memoryLink
+	mu     sync.RWMutex                 // guards the next four; not held while a node is called
+	links  map[string]*memoryLink       // by the id of the node
 	topics map[core.Topic][]*memoryLink // replaced, never changed: Publish reads them without the lock
-	joined map[presence][]string        // ConnIDs
-	counts map[core.Topic]int           // client ids
-	number uint64
+	joined map[presence][]presenceConn
+	counts map[core.Topic]int // client ids
+
+	numbers sync.Mutex // guards number, and is held until its connection has it: the next one's Find shows this one
+	number  uint64
 }
 
 type presence struct {
@@ -37,22 +39,30 @@ type presence struct {
 	clientID string
 }
 
+// presenceConn is a connection of a client id in a topic.
+type presenceConn struct {
+	id   string
+	link *memoryLink
+}
+
 // memoryLink is one node's end, or that of a publisher, whose node is nil.
 type memoryLink struct {
 	driver *memory
 	node   core.Node
+	id     string         // of node
 	closed bool           // guarded by driver.mu
 	calls  sync.WaitGroup // running calls of node; none begins once closed
 }
 
-var errClosed = errors.New("the driver's link is closed")
+var errPublisher = errors.New("a publisher has no connections that could subscribe, register or join")
 
 func (d *memory) Open(_ context.Context, node core.Node) (core.Link, error) {
 	l := &memoryLink{driver: d, node: node}
 	if node != nil {
+		l.id = node.ID()
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.links[node.ID()] = l
+		d.links[l.id] = l
 	}
 	return l, nil
 }
@@ -71,7 +81,18 @@ func (l *memoryLink) open() error {
 	l.driver.mu.RLock()
 	defer l.driver.mu.RUnlock()
 	if l.closed {
-		return errClosed
+		return core.ErrClosed
+	}
+	return nil
+}
+
+// openNode is open for what only a node can do. It is called with driver.mu held.
+func (l *memoryLink) openNode() error {
+	switch {
+	case l.closed:
+		return core.ErrClosed
+	case l.node == nil:
+		return errPublisher
 	}
 	return nil
 }
@@ -84,21 +105,27 @@ func (l *memoryLink) Publish(ctx context.Context, p core.Publication, done func(
 	closed, interested := l.closed, d.topics[p.Topic]
 	d.mu.RUnlock()
 	if closed {
-		return errClosed
+		return core.ErrClosed
 	}
+	delivered := false
 	var failed error
 	var missed []*memoryLink
 	for _, to := range interested {
 		if !to.begin() {
 			continue
 		}
-		if err := to.node.Deliver(ctx, p); err != nil {
+		err := to.node.Deliver(ctx, p)
+		to.calls.Done()
+		switch {
+		case err == nil:
+			delivered = true
+		case to != l && errors.Is(err, core.ErrClosed): // it is about to close its link, and has nobody left to tell
+		default:
 			failed = err
 			missed = append(missed, to)
 		}
-		to.calls.Done()
 	}
-	if len(missed) > 0 && len(missed) == len(interested) {
+	if failed != nil && !delivered {
 		return failed
 	}
 	for _, to := range missed {
@@ -115,8 +142,8 @@ func (l *memoryLink) Subscribe(_ context.Context, topics ...core.Topic) error {
 	d := l.driver
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if l.closed {
-		return errClosed
+	if err := l.openNode(); err != nil {
+		return err
 	}
 	for _, t := range topics {
 		if old := d.topics[t]; !slices.Contains(old, l) {
@@ -131,7 +158,7 @@ func (l *memoryLink) Unsubscribe(_ context.Context, topics ...core.Topic) error 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if l.closed {
-		return errClosed
+		return core.ErrClosed
 	}
 	for _, t := range topics {
 		d.forget(t, l)
@@ -150,12 +177,16 @@ func (d *memory) forget(t core.Topic, l *memoryLink) {
 }
 
 func (l *memoryLink) Register(_ context.Context, _ string, _ core.Member, numbered func(uint64)) error {
-	d := l.driver
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if l.closed {
-		return errClosed
+	if !l.begin() {
+		return core.ErrClosed
 	}
+	defer l.calls.Done()
+	if l.node == nil {
+		return errPublisher
+	}
+	d := l.driver
+	d.numbers.Lock()
+	defer d.numbers.Unlock()
 	d.number++
 	numbered(d.number)
 	return nil
@@ -165,16 +196,16 @@ func (l *memoryLink) Join(_ context.Context, m core.Member, topics ...core.Topic
 	d := l.driver
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if l.closed {
-		return nil, errClosed
+	if err := l.openNode(); err != nil {
+		return nil, err
 	}
 	for _, t := range topics {
 		key := presence{t, m.ClientID}
 		conns := d.joined[key]
-		if slices.Contains(conns, m.ConnID) {
+		if slices.ContainsFunc(conns, func(c presenceConn) bool { return c.id == m.ConnID }) {
 			continue
 		}
-		d.joined[key] = append(conns, m.ConnID)
+		d.joined[key] = append(conns, presenceConn{m.ConnID, l})
 		if len(conns) == 0 {
 			d.counts[t]++
 			first = append(first, t)
@@ -188,25 +219,33 @@ func (l *memoryLink) Leave(_ context.Context, m core.Member, topics ...core.Topi
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if l.closed {
-		return nil, errClosed
+		return nil, core.ErrClosed
 	}
 	for _, t := range topics {
-		key := presence{t, m.ClientID}
-		conns := d.joined[key]
-		at := slices.Index(conns, m.ConnID)
-		switch {
-		case at < 0:
-		case len(conns) > 1:
-			d.joined[key] = slices.Delete(conns, at, at+1)
-		default:
-			delete(d.joined, key)
-			if d.counts[t]--; d.counts[t] == 0 {
-				delete(d.counts, t)
-			}
+		if d.part(presence{t, m.ClientID}, func(c presenceConn) bool { return c.id == m.ConnID }) {
 			last = append(last, t)
 		}
 	}
 	return last, nil
+}
+
+// part takes those connections of a client id that are meant out of a topic, and reports whether none is left that was
+// there. It is called with mu held.
+func (d *memory) part(key presence, meant func(presenceConn) bool) (last bool) {
+	conns := d.joined[key]
+	rest := slices.DeleteFunc(conns, meant)
+	switch {
+	case len(conns) == 0:
+		return false
+	case len(rest) > 0:
+		d.joined[key] = rest
+		return false
+	}
+	delete(d.joined, key)
+	if d.counts[key.topic]--; d.counts[key.topic] == 0 {
+		delete(d.counts, key.topic)
+	}
+	return true
 }
 
 func (l *memoryLink) Members(_ context.Context, topic core.Topic, limit int) ([]core.Member, error) {
@@ -234,7 +273,7 @@ func (l *memoryLink) Count(_ context.Context, topic core.Topic) (int, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if l.closed {
-		return 0, errClosed
+		return 0, core.ErrClosed
 	}
 	return d.counts[topic], nil
 }
@@ -260,7 +299,7 @@ func (l *memoryLink) Command(ctx context.Context, node string, c core.Command) e
 	reached := false
 	var failed []error
 	for _, to := range l.driver.all() {
-		if node != "" && to.node.ID() != node || !to.begin() {
+		if node != "" && to.id != node || !to.begin() {
 			continue
 		}
 		switch err := to.node.Command(ctx, c); {
@@ -288,16 +327,27 @@ func (d *memory) all() []*memoryLink {
 	return links
 }
 
+// leave takes a link out of everything. Mostly there is nothing left of it; what is left belongs to connections whose
+// hooks outlived a Shutdown. It is called with mu held.
+func (d *memory) leave(l *memoryLink) {
+	if d.links[l.id] == l {
+		delete(d.links, l.id)
+	}
+	for t, interested := range d.topics {
+		if slices.Contains(interested, l) {
+			d.forget(t, l)
+		}
+	}
+	for key := range d.joined {
+		d.part(key, func(c presenceConn) bool { return c.link == l })
+	}
+}
+
 func (l *memoryLink) Close(ctx context.Context) error {
 	d := l.driver
 	d.mu.Lock()
 	if !l.closed && l.node != nil {
-		delete(d.links, l.node.ID())
-		for t, interested := range d.topics {
-			if slices.Contains(interested, l) {
-				d.forget(t, l)
-			}
-		}
+		d.leave(l)
 	}
 	l.closed = true
 	d.mu.Unlock()

@@ -253,7 +253,8 @@ func (c *Conn) next(what string, fits func(Message) bool) (m Message) {
 		for i, got := range c.queue {
 			if fits(got) {
 				m = got
-				c.queue = append(c.queue[:i:i], c.queue[i+1:]...)
+				copy(c.queue[1:i+1], c.queue[:i]) // few are before it, thousands may be behind it
+				c.queue = c.queue[1:]
 				return true
 			}
 		}
