@@ -53,7 +53,7 @@ fuzz: ## Every fuzz target, FUZZTIME each
 
 submodules: # without the workspace, as a user's build sees them: no module may lean on another's go.mod
 	@.ci/each --sub env GOWORK=off go vet ./...
-	@.ci/each --sub env GOWORK=off go test $(TESTFLAGS) ./...
+	@.ci/each --sub env GOWORK=off go test -p 1 $(TESTFLAGS) ./... # one package at a time: e2e/crowd measures latency
 
 race: ## The tests under the race detector, all modules
 	go test -race $(TESTFLAGS) work

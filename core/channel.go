@@ -42,10 +42,11 @@ type channel struct {
 type subscription struct {
 	client *Client
 	ch     *channel
-	since  int64 // Unix milliseconds
-	left   bool  // guarded by ch.mu
-	gone   bool  // guarded by client.mu, under which the turn writes: set, nothing more is accepted
-	stale  bool  // guarded by client.mu: skipped on a Latest channel, to be caught up with its last frame
+	since  int64  // Unix milliseconds
+	left   bool   // guarded by ch.mu
+	gone   bool   // guarded by client.mu, under which the turn writes: set, nothing more is accepted
+	stale  bool   // guarded by client.mu: skipped on a Latest channel, to be caught up with its last frame
+	caught uint32 // guarded by client.mu: the number of the batch that it has caught up with
 }
 
 // batch is what one turn writes: whole frames in one slice.
@@ -53,12 +54,14 @@ type batch struct {
 	data   []byte
 	ends   []int             // of each frame in data
 	except map[string][]bool // by ConnID, which frames that client does not get
+	number uint32            // on a Latest channel
 	next   *batch
 }
 
 type lastFrame struct {
 	data   []byte
 	except []string
+	number uint32 // of its batch, from 1
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
@@ -255,7 +258,11 @@ func (ch *channel) keepLast(b *batch) {
 	if n := len(b.ends); n > 1 {
 		from = b.ends[n-2]
 	}
-	last := &lastFrame{data: append([]byte(nil), b.data[from:]...)}
+	last := &lastFrame{data: append([]byte(nil), b.data[from:]...), number: 1}
+	if before := ch.last.Load(); before != nil {
+		last.number = max(1, before.number+1)
+	}
+	b.number = last.number
 	for conn, skip := range b.except {
 		if len(skip) == len(b.ends) {
 			last.except = append(last.except, conn)
@@ -320,7 +327,7 @@ func (d *delivery) framesFor(c *Client) *batch {
 	if !ok {
 		return d.batch
 	}
-	d.some.data, d.some.ends = d.some.data[:0], d.some.ends[:0]
+	d.some.data, d.some.ends, d.some.number = d.some.data[:0], d.some.ends[:0], d.number
 	from := 0
 	for i, end := range d.ends {
 		if i >= len(skip) || !skip[i] {

@@ -216,7 +216,9 @@ func (c *Client) farewell(code int, reason string) {
 	if c.ended != nil {
 		return
 	}
-	c.flushLocked()
+	if c.flushLocked(); c.ended != nil { // the answers were too much
+		return
+	}
 	c.endLocked(&CloseError{Code: code, Reason: reason})
 	c.sayCloseLocked(code, "")
 }

@@ -117,7 +117,7 @@ func (s *Service) refuseByClose(nc net.Conn, t *Ticket) {
 	}
 	go func() { // ends after refuseWait at the latest
 		defer s.endRefusal()
-		defer nc.Close() //nolint:errcheck // nobody is left to hear of it
+		defer nc.Close()
 		_ = nc.SetDeadline(time.Now().Add(refuseWait))
 		if _, err := nc.Write(b); err != nil {
 			return

@@ -48,8 +48,8 @@ func TestGorillaClientsTalkOverTCPAndTLS(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer response.Body.Close() //nolint:errcheck // nobody is left to hear of it
-				defer conn.Close()          //nolint:errcheck // nobody is left to hear of it
+				defer response.Body.Close()
+				defer conn.Close()
 				_ = conn.SetReadDeadline(time.Now().Add(coretest.Patience))
 				for _, size := range []int{0, 1, 1000, 40_000} {
 					want := strings.Repeat("x", size)
@@ -202,7 +202,7 @@ func TestMalformedRequestsAndForeignOriginsAreRefusedByHTTPInEveryMode(t *testin
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close() //nolint:errcheck // nobody is left to hear of it
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusUpgradeRequired {
 		t.Error(response.Status)
 	}
@@ -336,7 +336,7 @@ func TestAHijackerWithoutABufferServes(t *testing.T) {
 	t.Parallel()
 	service := coretest.Run(t, echo())
 	server, client := net.Pipe()
-	defer client.Close() //nolint:errcheck // nobody is left to hear of it
+	defer client.Close()
 	r := httptest.NewRequest(http.MethodGet, "/?token=alice", nil)
 	r.Header = coretest.Handshake().Header
 	service.ServeHTTP(wrapper{httptest.NewRecorder(), func() (net.Conn, *bufio.ReadWriter, error) { return server, nil, nil }}, r)

@@ -67,12 +67,12 @@ type Error struct {
 // from 3000 to 4999 is itself the close code. %w wraps as in fmt.Errorf; the wrapped text is sent too.
 func Errorf(code int, format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Code: code, Text: err.Error(), err: errors.Unwrap(err)}
+	return &Error{Code: code, Text: err.Error(), err: err}
 }
 
 func (e *Error) Error() string { return "gows: " + strconv.Itoa(e.Code) + ": " + e.Text }
 
-// Unwrap returns what Errorf wrapped with %w, or nil.
+// Unwrap leads to what Errorf wrapped with %w.
 func (e *Error) Unwrap() error { return e.err }
 
 // CloseError says why a connection ended. It is the cause of Client.Context (context.Cause) once the client has ended.

@@ -64,11 +64,15 @@ func TestRequestsThatAreNoHandshakeAreToldWhatIsWrong(t *testing.T) {
 		},
 		{
 			"a POST is told to GET", func(r *http.Request) { r.Method = http.MethodPost },
-			http.StatusMethodNotAllowed, http.Header{"Allow": {"GET"}}, "a WebSocket handshake is a GET request",
+			http.StatusMethodNotAllowed,
+			http.Header{"Allow": {"GET"}},
+			"a WebSocket handshake is a GET request",
 		},
 		{
 			"a POST without an upgrade is told to GET", func(r *http.Request) { r.Method, r.Header = http.MethodPost, http.Header{} },
-			http.StatusMethodNotAllowed, http.Header{"Allow": {"GET"}}, "a WebSocket handshake is a GET request",
+			http.StatusMethodNotAllowed,
+			http.Header{"Allow": {"GET"}},
+			"a WebSocket handshake is a GET request",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -85,7 +89,7 @@ func TestRequestsThatAreNoHandshakeAreToldWhatIsWrong(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer response.Body.Close() //nolint:errcheck // nobody is left to hear of it
+			defer response.Body.Close()
 			var body struct {
 				Status, Code int
 				Reason       string

@@ -38,6 +38,7 @@ type journal struct {
 
 // keepJournal returns a journal and the option that makes a service write it.
 func keepJournal(t testing.TB) (*journal, core.Option) {
+	t.Helper()
 	j := &journal{t: t}
 	return j, core.WithLogger(slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug})))
 }
@@ -126,7 +127,7 @@ func knock(t testing.TB, server *httptest.Server, pathAndQuery string, header ht
 	if response == nil {
 		t.Fatal("no response:", err)
 	}
-	defer response.Body.Close() //nolint:errcheck // nobody is left to hear of it
+	defer response.Body.Close()
 	a := answer{Status: response.StatusCode, Header: response.Header}
 	if err != nil {
 		if err := json.NewDecoder(response.Body).Decode(&a.Body); err != nil {
@@ -134,7 +135,7 @@ func knock(t testing.TB, server *httptest.Server, pathAndQuery string, header ht
 		}
 		return a
 	}
-	defer conn.Close() //nolint:errcheck // nobody is left to hear of it
+	defer conn.Close()
 	_ = conn.SetReadDeadline(time.Now().Add(coretest.Patience))
 	_, _, err = conn.ReadMessage()
 	var closed *websocket.CloseError
@@ -200,6 +201,7 @@ func attach(t testing.TB, service *core.Service, ticket *core.Ticket) *peer {
 }
 
 func newPeer(t testing.TB, nc net.Conn) *peer {
+	t.Helper()
 	_ = nc.SetDeadline(time.Now().Add(coretest.Patience))
 	return &peer{Conn: nc, t: t, in: bufio.NewReader(nc), parser: frame.Parser{Unmasked: true}}
 }
@@ -211,7 +213,7 @@ func (p *peer) enter() http.Header {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	defer response.Body.Close() //nolint:errcheck // it is in memory
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		p.t.Fatal(response.Status)
 	}

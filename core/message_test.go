@@ -45,7 +45,9 @@ func TestPayloads(t *testing.T) {
 		{"a Message", core.Message{Type: "greet", Message: "hi"}, "", "room", `{"type":"greet","channel":"room","message":"hi"}`},
 		{"a *Message", &core.Message{Type: "greet", Message: "hi"}, "", "room", `{"type":"greet","channel":"room","message":"hi"}`},
 		{
-			"every field", core.Message{ID: "1", Type: "greet", ClientID: "alice", Message: "hi", Data: 1, Meta: []int{2}}, "", "room",
+			"every field",
+			core.Message{ID: "1", Type: "greet", ClientID: "alice", Message: "hi", Data: 1, Meta: []int{2}},
+			"", "room",
 			`{"id":"1","type":"greet","client":"alice","channel":"room","message":"hi","data":1,"meta":[2]}`,
 		},
 		{"empty fields are absent", core.Message{Type: "greet"}, "", "", `{"type":"greet"}`},

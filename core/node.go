@@ -64,7 +64,7 @@ func (n node) carryOut(ctx context.Context, cmd Command, c *Client) error {
 	case ActionUnsubscribe:
 		return c.takeOut(ctx, cmd)
 	case ActionReplace:
-		if c.replaceBelow(cmd.Number) && n.s.replaced.often(c.ClientID) {
+		if c.replaceBelow(cmd.Number) && n.s.replaced.often(c) {
 			c.log().Warn("gows: one client id was replaced 5 times in 10 s: do two tabs share it? core.WithSessions(core.AllowMany) lets them live side by side")
 		}
 	}
@@ -75,9 +75,12 @@ func (n node) carryOut(ctx context.Context, cmd Command, c *Client) error {
 func (c *Client) takeOut(ctx context.Context, cmd Command) error {
 	var in []string
 	for _, name := range cmd.Channels {
-		if c.in(name) {
+		if c.in(name) && !slices.Contains(in, name) {
 			in = append(in, name)
 		}
+	}
+	if len(in) == 0 {
+		return nil
 	}
 	err := c.unsubscribe(ctx, in)
 	for _, name := range in {

@@ -108,8 +108,8 @@ func WithLogger(log *slog.Logger) Option {
 func WithOrigins(patterns ...string) Option {
 	return optionFunc(func(s *Service) {
 		for _, p := range patterns {
-			if p != "null" && !strings.Contains(p, "://") {
-				s.opts.bad = append(s.opts.bad, fmt.Errorf("gows: core.WithOrigins(%q): a full origin such as https://%s is needed", p, p))
+			if _, host, full := strings.Cut(p, "://"); p != "null" && (!full || host == "" || strings.Contains(host, "/")) {
+				s.opts.bad = append(s.opts.bad, fmt.Errorf(`gows: core.WithOrigins(%q): a full origin such as "https://app.example.com" is needed`, p))
 			}
 		}
 		s.opts.origins = append(s.opts.origins, patterns...)

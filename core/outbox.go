@@ -90,12 +90,15 @@ func (b *backlog) shift() {
 	}
 }
 
-// dropOldest drops the oldest frame of ch that is not being written, and reports whether there was one.
+// dropOldest drops the oldest frame of ch, or with nil of any channel that may drop, that is not being written, and
+// reports whether there was one.
 func (b *backlog) dropOldest(ch *channel) bool {
 	for i := range b.chunks {
-		if b.chunks[i].ch == ch && (i > 0 || !b.writing) {
+		if of := b.chunks[i].ch; of != nil && (of == ch || ch == nil) && (i > 0 || !b.writing) {
 			b.bytes -= len(b.chunks[i].data)
-			b.chunks = append(b.chunks[:i], b.chunks[i+1:]...)
+			copy(b.chunks[1:i+1], b.chunks[:i]) // few are before it, thousands may be behind it
+			b.chunks[0] = chunk{}
+			b.chunks = b.chunks[1:]
 			return true
 		}
 	}
@@ -119,6 +122,8 @@ func (c *Client) deliver(w *writer, s *subscription, b *batch) (sent, dropped in
 		c.writeLocked(w, b.data)
 	case s.ch.rules.Slow == Latest && c.backlog != nil:
 		s.stale = true
+		dropped, sent = sent, 0
+	case s.ch.rules.Slow == Latest && s.caught == b.number: // it has caught up with this very batch
 		dropped, sent = sent, 0
 	case s.ch.rules.Slow == Latest:
 		c.writeLocked(w, b.data)
@@ -174,11 +179,15 @@ func (c *Client) answer(text []byte) {
 // writeLocked hands p to the peer, behind everything accepted before: to the kernel, or else to the backlog. A client for
 // whom too much waits already is closed; one batch by itself never closes a client that keeps up.
 func (c *Client) writeLocked(w *writer, p []byte) {
+	open := c.ended == nil
 	c.flushLocked()
+	if open && c.ended != nil { // the answers were too much
+		return
+	}
 	if p = c.tryLocked(w, p); len(p) == 0 {
 		return
 	}
-	if c.backlog != nil && c.backlog.bytes >= c.app.s.opts.outboxBytes && c.ended == nil {
+	if open && c.fullLocked() {
 		c.countSlowLocked()
 		_ = c.shutLocked(CloseTooSlow, "too slow")
 		return
@@ -186,9 +195,26 @@ func (c *Client) writeLocked(w *writer, p []byte) {
 	c.backlogLocked().add(p)
 }
 
+// fullLocked reports whether too much waits for the client, of what may not be dropped.
+func (c *Client) fullLocked() bool {
+	if c.backlog == nil {
+		return false
+	}
+	limit := c.app.s.opts.outboxBytes
+	for c.backlog.bytes >= limit && c.backlog.dropOldest(nil) {
+		c.sent--
+		c.dropped++
+		c.app.s.stats.delivered.Add(-1)
+		c.app.s.stats.dropped.Add(1)
+	}
+	return c.backlog.bytes >= limit
+}
+
 // writeOrDropLocked is writeLocked for a DropOldest channel. It returns how many frames were dropped.
 func (c *Client) writeOrDropLocked(w *writer, ch *channel, b *batch) (dropped int) {
-	c.flushLocked()
+	if c.flushLocked(); c.ended != nil { // the answers were too much
+		return 0
+	}
 	rest := c.tryLocked(w, b.data)
 	taken := len(b.data) - len(rest)
 	from := 0
@@ -250,15 +276,19 @@ func (c *Client) backlogLocked() *backlog {
 	return c.backlog
 }
 
-// drain writes the backlog, each chunk within the write stall.
+// drain writes the backlog, each 32 KiB within the write stall.
 func (c *Client) drain() {
 	defer c.app.s.drainers.Done()
 	for p := c.nextChunk(false); p != nil; p = c.nextChunk(true) {
-		if err := c.socket.write(p, c.app.s.opts.stall); err != nil {
-			c.mu.Lock()
-			c.loseLocked(err)
-			c.mu.Unlock()
-			return
+		for len(p) > 0 { // slow progress is progress: a frame that may be dropped is a chunk of whatever size
+			n := min(len(p), largeChunk)
+			if err := c.socket.write(p[:n], c.app.s.opts.stall); err != nil {
+				c.mu.Lock()
+				c.loseLocked(err)
+				c.mu.Unlock()
+				return
+			}
+			p = p[n:]
 		}
 	}
 }
@@ -295,6 +325,7 @@ func (c *Client) catchUpLocked() {
 		s.stale = false
 		if last := s.ch.last.Load(); last != nil && !slices.Contains(last.except, c.ConnID) {
 			c.backlog.add(last.data)
+			s.caught = last.number
 			c.sent++
 			c.dropped--
 		}

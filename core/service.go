@@ -108,11 +108,22 @@ func (s *Service) Run() error {
 	if err != nil {
 		s.opts.log.Error("gows: the service does not run", "err", err)
 	}
+	if err == nil && !s.start(link) {
+		s.closeLink(link)
+		return ErrClosed
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failure = err
-	if err != nil {
-		return err
+	return err
+}
+
+// start makes the service run over link, unless Shutdown was faster than the driver.
+func (s *Service) start(link Link) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state >= stateEnding {
+		return false
 	}
 	publisher := s.link.Swap(&link)
 	s.state = stateRunning
@@ -123,7 +134,7 @@ func (s *Service) Run() error {
 	if publisher != nil { // what the service was so far
 		s.keepers.Go(func() { s.closeLink(*publisher) })
 	}
-	return nil
+	return true
 }
 
 func (s *Service) closeLink(link Link) {
@@ -198,7 +209,16 @@ func (s *Service) linked(ctx context.Context) (Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.link.Store(&link)
+	s.mu.Lock()
+	ended := s.state >= stateEnding
+	if !ended {
+		s.link.Store(&link)
+	}
+	s.mu.Unlock()
+	if ended { // Shutdown was faster than the driver
+		s.closeLink(link)
+		return nil, ErrClosed
+	}
 	return link, nil
 }
 
@@ -279,6 +299,10 @@ func (s *Service) exit() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.clients--
+	s.emptyLocked()
+}
+
+func (s *Service) emptyLocked() {
 	if s.emptied != nil && s.clients <= s.spared {
 		close(s.emptied)
 		s.emptied = nil
@@ -337,6 +361,10 @@ func (s *Service) Shutdown(ctx context.Context) error {
 		defer cancel()
 	}
 	s.mu.Lock()
+	if insideHook() {
+		s.spared++ // it waits for this call, which therefore must not wait for it
+		s.emptyLocked()
+	}
 	if s.downed != nil {
 		downed := s.downed
 		s.mu.Unlock()
@@ -351,14 +379,8 @@ func (s *Service) Shutdown(ctx context.Context) error {
 	ran := s.state == stateRunning
 	s.state = stateEnding
 	emptied := make(chan struct{})
-	if insideHook() {
-		s.spared = 1
-	}
-	if s.clients <= s.spared {
-		close(emptied)
-	} else {
-		s.emptied = emptied
-	}
+	s.emptied = emptied
+	s.emptyLocked()
 	s.mu.Unlock()
 	running.remove(s)
 	if ran {
@@ -373,8 +395,9 @@ func (s *Service) Shutdown(ctx context.Context) error {
 		s.hub.close()
 		s.mu.Lock()
 		s.joined = true
+		spared := s.spared
 		s.mu.Unlock()
-		if s.outcome == nil && s.spared == 0 {
+		if s.outcome == nil && spared == 0 {
 			s.leavers.Wait()
 			s.drainers.Wait()
 		}
@@ -383,6 +406,8 @@ func (s *Service) Shutdown(ctx context.Context) error {
 	s.state = stateEnded
 	s.mu.Unlock()
 	if link := s.link.Swap(nil); link != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeDriver) // also when ctx has ended
+		defer cancel()
 		if err := (*link).Close(ctx); err != nil {
 			s.outcome = errors.Join(s.outcome, fmt.Errorf("gows: close the driver: %w", err))
 		}
@@ -390,6 +415,9 @@ func (s *Service) Shutdown(ctx context.Context) error {
 	close(s.downed)
 	return s.outcome
 }
+
+// closeDriver bounds the end of the driver, for which Shutdown waits even when its own time is over.
+const closeDriver = time.Second
 
 func (s *Service) closeAll() {
 	var clients []*Client

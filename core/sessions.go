@@ -22,8 +22,8 @@ func (c *Client) register(ctx context.Context) error {
 	c.everyone = held[0]
 	c.mu.Unlock()
 	s.hub.register(c)
-	if err := link.Register(ctx, c.App, c.member(c.since), c.numbered); err != nil {
-		return unavailable("register", err)
+	if err := c.enroll(ctx, link); err != nil {
+		return err
 	}
 	switch s.opts.sessions {
 	case RejectNew:
@@ -36,6 +36,19 @@ func (c *Client) register(ctx context.Context) error {
 		return err
 	}
 	c.awaitOlder(ctx)
+	return nil
+}
+
+// enroll makes the connection known to the driver. A leave that comes meanwhile waits for it, as for a Sub: the driver must
+// hear of the two in that order.
+func (c *Client) enroll(ctx context.Context, link Link) error {
+	if err := c.beginChange(ctx); err != nil {
+		return err
+	}
+	defer c.endChange()
+	if err := link.Register(ctx, c.App, c.member(c.since), c.numbered); err != nil {
+		return unavailable("register", err)
+	}
 	return nil
 }
 
@@ -89,26 +102,38 @@ func (c *Client) replaceBelow(number uint64) bool {
 	return c.shutLocked(CloseReplaced, "replaced by a newer connection") == nil
 }
 
-// awaitOlder waits until the offline hooks of this node's ended connections with the same client id have returned, or ctx
-// ends: a program that keeps a table by client id must not remove the new connection in the offline of the old one.
+// awaitOlder waits until the offline hooks of this node's older connections with the same client id have returned, if
+// they have ended, or until ctx or this connection ends: a program that keeps a table by client id must not remove the
+// new connection in the offline of the old one.
 func (c *Client) awaitOlder(ctx context.Context) {
+	c.mu.Lock()
+	number := c.number
+	c.mu.Unlock()
 	for _, older := range c.app.s.hub.find(c.App, c.ClientID) {
-		if older == c {
+		over := older.ending(number)
+		if over == nil {
 			continue
 		}
-		older.mu.Lock()
-		if older.ended != nil && !older.over && older.waiters == nil {
-			older.waiters = make(chan struct{})
-		}
-		waiters, wait := older.waiters, older.ended != nil && !older.over
-		older.mu.Unlock()
-		if wait {
-			select {
-			case <-waiters:
-			case <-ctx.Done():
-			}
+		select {
+		case <-over:
+		case <-c.Context().Done():
+		case <-ctx.Done():
 		}
 	}
+}
+
+// ending returns what is closed when the last hook has returned, or nil if there is nothing to wait for: the connection
+// is not older than number, has not ended, or its last hook has returned.
+func (c *Client) ending(number uint64) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.number >= number || c.ended == nil || c.over {
+		return nil
+	}
+	if c.waiters == nil {
+		c.waiters = make(chan struct{})
+	}
+	return c.waiters
 }
 
 // replacements counts how often client ids are replaced: two tabs that replace each other for ever are a mistake in the
@@ -116,7 +141,7 @@ func (c *Client) awaitOlder(ctx context.Context) {
 type replacements struct {
 	mu    sync.Mutex // guards the rest
 	since time.Time
-	count map[string]int
+	count map[clientKey]int
 }
 
 const (
@@ -125,12 +150,13 @@ const (
 )
 
 // often reports whether this replacement makes replaceLimit within the window.
-func (r *replacements) often(clientID string) bool {
+func (r *replacements) often(c *Client) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now := time.Now(); r.count == nil || now.Sub(r.since) > replaceWindow {
-		r.since, r.count = now, map[string]int{}
+		r.since, r.count = now, map[clientKey]int{}
 	}
-	r.count[clientID]++
-	return r.count[clientID] == replaceLimit
+	key := clientKey{c.App, c.ClientID}
+	r.count[key]++
+	return r.count[key] == replaceLimit
 }

@@ -64,21 +64,29 @@ func (c *Client) subscribe(ctx context.Context, channels []string) error {
 	if joined := joining(held); len(joined) > 0 {
 		first, err := link.Join(ctx, c.member(time.Now().UnixMilli()), topicsOf(joined)...)
 		if err != nil {
-			c.undo(link, channels, topicsOf(joined))
+			c.undo(link, topics, topicsOf(joined))
 			return unavailable("join", err)
+		}
+		if c.Closed() { // its leave does not wait for ever
+			c.undo(link, topics, topicsOf(joined))
+			return ErrClosed
 		}
 		s.tell(ctx, link, "join", c, first)
 	}
 	return nil
 }
 
-// undo takes the client out of channels that it could not join.
-func (c *Client) undo(link Link, channels []string, topics []Topic) {
+// undo takes the client out of topics, some of which it could not join.
+func (c *Client) undo(link Link, topics, joined []Topic) {
+	channels := make([]string, len(topics))
+	for i, t := range topics {
+		channels[i] = t.Channel
+	}
 	c.detach(channels)
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 	defer cancel()
 	// It may have joined all the same: the error of Join says that nobody knows.
-	if _, err := link.Leave(ctx, c.member(c.since), topics...); err != nil {
+	if _, err := link.Leave(ctx, c.member(c.since), joined...); err != nil {
 		c.log().Warn("gows: leave failed", "err", err)
 	}
 }

@@ -49,6 +49,7 @@ func (c *Client) check(every time.Duration) {
 	now := s.tick.Load()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	pinged := c.pingTick.Load() // read once: the reader sets it to 0 at any time
 	switch {
 	case c.ended != nil:
 	case c.expires != 0 && time.Now().Unix() >= c.expires:
@@ -60,17 +61,17 @@ func (c *Client) check(every time.Duration) {
 			c.hookLogged = true
 			c.log().Warn("gows: a hook has been running for 10 s", "duration", ran)
 		}
-	case c.pingTick.Load() != 0:
+	case pinged != 0:
 		if c.backlog != nil { // the ping may be behind it; the drainer judges the peer
-			c.pingTick.Store(now)
-		} else if time.Duration(now-c.pingTick.Load())*every >= s.opts.pingTimeout {
+			c.pingTick.CompareAndSwap(pinged, now)
+		} else if time.Duration(now-pinged)*every >= s.opts.pingTimeout {
 			c.vanishedLocked()
 		}
 	case c.backlog == nil && time.Duration(now-c.heardTick.Load())*every >= s.opts.pingInterval-c.jitter():
+		c.pingTick.Store(now) // first: the pong may be here before the write has returned
 		w := getWriter()
 		c.writeLocked(w, pingFrame)
 		w.free()
-		c.pingTick.Store(now)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"runtime"
@@ -369,7 +368,7 @@ func TestShutdownLeavesNothingBehind(t *testing.T) {
 	service := coretest.Run(t, open())
 	var conns []*coretest.Conn
 	for i := range 20 {
-		conns = append(conns, connect(t, service, fmt.Sprint(i), "room:1"))
+		conns = append(conns, connect(t, service, strconv.Itoa(i), "room:1"))
 	}
 	if err := service.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)

@@ -91,7 +91,7 @@ type snippets struct {
 
 func newSnippets(t testing.TB) *snippets {
 	t.Helper()
-	dir, err := os.MkdirTemp("testdata", "build-")
+	dir, err := os.MkdirTemp("testdata", "build-") //nolint:usetesting // t.TempDir is outside the module
 	if err != nil {
 		t.Fatal(err)
 	}

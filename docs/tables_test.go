@@ -373,7 +373,7 @@ func number(t *testing.T, cell, pattern string, got int) {
 func quoted(t *testing.T, cell, got string) {
 	t.Helper()
 	want := "text"
-	if m := regexp.MustCompile(`["“](.+?)["”]`).FindStringSubmatch(cell); m != nil && m[1] != "reconnect" {
+	if m := regexp.MustCompile(`"(.+?)"`).FindStringSubmatch(cell); m != nil && m[1] != "reconnect" {
 		want = m[1]
 	}
 	if got != want && strings.Contains(cell, "3") { // else the cell is advice

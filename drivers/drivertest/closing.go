@@ -70,7 +70,7 @@ func (p *peer) calls(node string, m core.Member, done func(error)) []call {
 }
 
 func errorsAfterClose(s *stage) {
-	a, b, from := s.node(), s.node(), s.publisher()
+	a, b, from, stays := s.node(), s.node(), s.publisher(), s.publisher()
 	b.subscribe(topic("room"))
 	m := a.Member("anna")
 	a.close()
@@ -85,7 +85,7 @@ func errorsAfterClose(s *stage) {
 			}
 		}
 	}
-	b.publish(topic("room"), "last")
+	stays.publish(topic("room"), "last")
 	b.expect(topic("room"), "last")
 	b.wantCommands()
 	if n := done.Load(); n > 0 {

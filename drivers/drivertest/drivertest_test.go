@@ -1,7 +1,6 @@
 package drivertest_test
 
 import (
-	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -140,5 +139,4 @@ func TestACaseThatIsNotOfferedIsLeftOut(t *testing.T) {
 	if got, want := count(without), count(all)-2; got != want {
 		t.Errorf("without Restart and Answers: %d cases, want %d", got, want)
 	}
-	_ = fmt.Sprint
 }

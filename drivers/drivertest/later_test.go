@@ -57,14 +57,19 @@ func (d laterDriver) Open(ctx context.Context, node core.Node) (core.Link, error
 			return nil
 		},
 		end: func(ctx context.Context) error {
-			// What is under way is finished or dropped: first what comes from here, then what goes to here.
-			if err := out.close(ctx); err != nil {
+			closed := make(chan error, 1)
+			go func() { // ends with what is under way: first what comes from here, then what goes to here
+				out.close()
+				err := link.Close(context.WithoutCancel(ctx))
+				in.close()
+				closed <- err
+			}()
+			select {
+			case err := <-closed:
 				return err
+			case <-ctx.Done():
+				return ctx.Err()
 			}
-			if err := link.Close(ctx); err != nil {
-				return err
-			}
-			return in.close(ctx)
 		},
 	}, err
 }
@@ -131,15 +136,10 @@ func (q *queue) poke() {
 }
 
 // close lets what has been added run, and waits for it.
-func (q *queue) close(ctx context.Context) error {
+func (q *queue) close() {
 	q.mu.Lock()
 	q.closed = true
 	q.poke()
 	q.mu.Unlock()
-	select {
-	case <-q.ended:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	<-q.ended
 }

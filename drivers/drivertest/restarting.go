@@ -57,7 +57,13 @@ func (p *peer) accepted(t core.Topic, payload string) bool {
 	defer cancel()
 	word := make(chan error, 1)
 	publication := core.Publication{Topic: t, Payload: fmt.Append(nil, payload)}
-	if err := p.link.Publish(ctx, publication, func(err error) { word <- err }); err != nil {
+	err := p.link.Publish(ctx, publication, func(err error) {
+		select {
+		case word <- err:
+		default: // called twice: another case's business
+		}
+	})
+	if err != nil {
 		return false
 	}
 	select {

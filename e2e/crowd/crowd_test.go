@@ -1,4 +1,5 @@
-// Package crowd puts thousands of real sockets on one server, which runs in a process of its own, as the clients do.
+//go:build !race
+
 package crowd
 
 import (

@@ -129,7 +129,8 @@ function moveTo(name) {
 
 function turnedAway(name, m) {
   notice(m.message)
-  if (name === wanted) wanted = name === room ? '' : room
+  if (name === room) room = ''
+  if (name === wanted) wanted = room
   drawRooms()
 }
 
