@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/duxweb/go-ws/core"
 	"github.com/duxweb/go-ws/core/coretest"
+	"github.com/duxweb/go-ws/core/internal/frame"
 )
 
 // Maps as the frameworks have them.
@@ -250,6 +252,31 @@ func TestWhatAHookGets(t *testing.T) {
 			sameRaw(t, "data", m.Data, c.want.Data)
 			sameRaw(t, "meta", m.Meta, c.want.Meta)
 		})
+	}
+}
+
+func TestAHookMayKeepItsMessage(t *testing.T) {
+	t.Parallel()
+	const kept = 10
+	got := make(chan *core.Message, kept)
+	service := coretest.Run(t, &core.Provider{Auth: core.Anonymous, Message: func(m *core.Message, _ *core.Client) error {
+		got <- m
+		return nil
+	}})
+	server := mount(t, service)
+	p := call(t, server, openingRequest(server, "/"))
+	p.enter()
+	text := func(i int) string { return fmt.Sprintf(`{"id":"%d","type":"x","data":[%d],"meta":{"n":%d}}`, i, i, i) }
+	for i := range kept {
+		p.say(masked(frame.Text, text(i)))
+		p.hear()
+	}
+	for i := range kept {
+		m := <-got
+		again, err := json.Marshal(m)
+		if want := strings.Replace(text(i), `"data"`, fmt.Sprintf(`"client":%q,"data"`, m.ClientID), 1); err != nil || string(again) != want {
+			t.Errorf("%s, want %s", again, want)
+		}
 	}
 }
 

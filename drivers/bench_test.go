@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"strconv"
 	"sync/atomic"
 	"testing"
 
@@ -19,9 +20,11 @@ type sink struct {
 
 func (n sink) ID() string                                      { return n.id }
 func (n sink) Deliver(context.Context, core.Publication) error { return nil }
-func (n sink) Joined(core.Topic) iter.Seq[core.Member]         { return func(func(core.Member) bool) {} }
-func (n sink) Find(string, string) iter.Seq[core.Member]       { return func(func(core.Member) bool) {} }
+func (n sink) Joined(core.Topic) iter.Seq[core.Member]         { return none }
+func (n sink) Find(string, string) iter.Seq[core.Member]       { return none }
 func (n sink) Command(context.Context, core.Command) error     { return nil }
+
+func none(func(core.Member) bool) {}
 
 func BenchmarkMemoryPublish(b *testing.B) {
 	for _, nodes := range []int{1, 2} {
@@ -29,7 +32,7 @@ func BenchmarkMemoryPublish(b *testing.B) {
 			driver := drivers.NewMemoryDriver()
 			var link core.Link
 			for i := range nodes {
-				link = openIn(b, driver, sink{id: fmt.Sprint(i)})
+				link = openIn(b, driver, sink{id: strconv.Itoa(i)})
 			}
 			p := core.Publication{Topic: room, Payload: make([]byte, 128)}
 			done := func(error) {}
@@ -75,7 +78,7 @@ func BenchmarkMemoryJoinLeave(b *testing.B) {
 				}
 			}
 			for i := range others {
-				join(core.Member{ClientID: fmt.Sprint(i), ConnID: fmt.Sprint(i)})
+				join(core.Member{ClientID: strconv.Itoa(i), ConnID: strconv.Itoa(i)})
 			}
 			m := core.Member{ClientID: "anna", ConnID: "conn"}
 			b.ReportAllocs()
@@ -94,7 +97,7 @@ func BenchmarkMemorySubscribe(b *testing.B) {
 	driver := drivers.NewMemoryDriver()
 	link := open(b, driver, sink{id: "node"})
 	for i := range 10_000 {
-		if err := link.Subscribe(b.Context(), core.Topic{App: "app", Channel: fmt.Sprint(i)}); err != nil {
+		if err := link.Subscribe(b.Context(), core.Topic{App: "app", Channel: strconv.Itoa(i)}); err != nil {
 			b.Fatal(err)
 		}
 	}

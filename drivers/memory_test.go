@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -49,10 +50,10 @@ func openIn(t testing.TB, driver core.Driver, node core.Node) core.Link {
 	return link
 }
 
-// publish publishes in room and returns what Publish returned, and what done was called with before that.
-func publish(ctx context.Context, link core.Link, payload string) (err error, done []error) {
-	err = link.Publish(ctx, core.Publication{Topic: room, Payload: []byte(payload)}, func(err error) { done = append(done, err) })
-	return err, slices.Clone(done)
+// publish publishes "hi" in room and returns what done was called with before Publish returned, and what that returned.
+func publish(ctx context.Context, link core.Link) (done []error, err error) {
+	err = link.Publish(ctx, core.Publication{Topic: room, Payload: []byte("hi")}, func(err error) { done = append(done, err) })
+	return slices.Clone(done), err
 }
 
 func TestMemoryDeliversBeforePublishReturns(t *testing.T) {
@@ -61,7 +62,7 @@ func TestMemoryDeliversBeforePublishReturns(t *testing.T) {
 	a, b := drivertest.NewNode(), drivertest.NewNode()
 	link := openIn(t, driver, a)
 	openIn(t, driver, b)
-	err, done := publish(t.Context(), link, "hi")
+	done, err := publish(t.Context(), link)
 	if err != nil || !slices.Equal(done, []error{nil}) {
 		t.Fatalf("Publish returned %v, done was called with %v", err, done)
 	}
@@ -79,7 +80,7 @@ func TestMemoryPublisherWaitsForRoom(t *testing.T) {
 	link := openIn(t, driver, node)
 	node.Fill(room)
 	var publishing sync.WaitGroup
-	publishing.Go(func() { _, _ = publish(t.Context(), link, "hi") })
+	publishing.Go(func() { _, _ = publish(t.Context(), link) })
 	for node.Waiting(room) == 0 {
 		<-time.After(time.Millisecond)
 	}
@@ -102,7 +103,7 @@ func TestMemoryPublishReturnsWhyNobodyTookIt(t *testing.T) {
 	for _, node := range []*drivertest.Node{a, b} {
 		node.Refuse(room, core.ErrUnavailable)
 	}
-	err, done := publish(t.Context(), link, "hi")
+	done, err := publish(t.Context(), link)
 	if !errors.Is(err, core.ErrUnavailable) || len(done) > 0 {
 		t.Errorf("Publish returned %v, done was called with %v", err, done)
 	}
@@ -121,13 +122,13 @@ func TestMemoryNodeThatIsClosingFailsNobodysPublish(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Refuse(room, core.ErrClosed)
-	if err, done := publish(t.Context(), ofA, "hi"); err != nil || !slices.Equal(done, []error{nil}) {
+	if done, err := publish(t.Context(), ofA); err != nil || !slices.Equal(done, []error{nil}) {
 		t.Errorf("Publish returned %v, done was called with %v", err, done)
 	}
 	if n := b.Gaps(room); n > 0 {
 		t.Errorf("%d gaps for nobody", n)
 	}
-	if err, _ := publish(t.Context(), ofB, "hi"); !errors.Is(err, core.ErrClosed) {
+	if _, err := publish(t.Context(), ofB); !errors.Is(err, core.ErrClosed) {
 		t.Errorf("the closing node's own Publish returned %v", err)
 	}
 }
@@ -152,7 +153,7 @@ func TestMemoryPublisherHasNoConnections(t *testing.T) {
 	if n, err := link.Count(t.Context(), room); n != 0 || err != nil {
 		t.Errorf("Count: %d, %v", n, err)
 	}
-	if err, _ := publish(t.Context(), publisher, "hi"); err != nil {
+	if _, err := publish(t.Context(), publisher); err != nil {
 		t.Error(err)
 	}
 	if got := node.Got(room); !slices.Equal(got, []string{"hi"}) {
@@ -168,7 +169,7 @@ func TestMemoryIsClosedWithErrClosed(t *testing.T) {
 		if err := link.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		published, _ := publish(t.Context(), link, "hi")
+		_, published := publish(t.Context(), link)
 		m := drivertest.NewNode().Member("anna")
 		_, joined := link.Join(t.Context(), m, room)
 		_, left := link.Leave(t.Context(), m, room)
@@ -198,7 +199,7 @@ func TestMemoryKeepsNothingOfWhoHasLeft(t *testing.T) {
 	link := open(t, driver, node)
 	for i := range 10 {
 		m := node.Member(fmt.Sprint("client ", i%3))
-		own := core.Topic{App: "app", Channel: fmt.Sprint(i)}
+		own := core.Topic{App: "app", Channel: strconv.Itoa(i)}
 		_, joined := link.Join(t.Context(), m, own, room)
 		if err := errors.Join(link.Subscribe(t.Context(), own, room), joined); err != nil {
 			t.Fatal(err)

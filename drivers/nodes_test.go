@@ -306,7 +306,7 @@ func TestAServiceThatNeverRanSpeaksToTheNodes(t *testing.T) {
 		t.Errorf("Online: %v, %v", online, err)
 	}
 	must(t, worker.Disconnect(t.Context(), "anna", 0, ""))
-	anna.Closed()
+	_ = anna.Closed()
 	must(t, worker.Shutdown(t.Context()))
 	if err := worker.Push([]string{"room"}, "late"); !errors.Is(err, core.ErrClosed) {
 		t.Errorf("got %v, want ErrClosed", err)
@@ -366,5 +366,5 @@ func TestAConnectionWhoseHookHangsIsGoneAfterShutdown(t *testing.T) {
 		t.Errorf("Online: %v, %v", online, err)
 	}
 	close(hang)
-	anna.Closed()
+	_ = anna.Closed()
 }

@@ -135,7 +135,7 @@ func laterFindsEarlier(s *stage) {
 			defer cancel()
 			members[i] = peers[i].Member(id)
 			if members[i].Number, err = peers[i].tryRegister(ctx, "app", members[i]); err != nil {
-				return fmt.Errorf("Register: %w", err)
+				return fmt.Errorf("register: %w", err)
 			}
 			found[i], err = peers[i].link.Find(ctx, "app", id)
 			return err

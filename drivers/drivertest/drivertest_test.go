@@ -40,7 +40,10 @@ func (d defect) play(t *testing.T, c drivertest.Scene, patience time.Duration) [
 	t.Helper()
 	h, end := d.harness()
 	defer end()
-	return record(t.Context(), func(tb testing.TB) { c.Play(tb, h, patience, rounds) })
+	return record(t.Context(), func(tb testing.TB) {
+		tb.Helper()
+		c.Play(tb, h, patience, rounds)
+	})
 }
 
 // TestEveryBrokenDriverFailsItsOwnCases plays the whole suite on drivers with one defect each: those of its cases that are

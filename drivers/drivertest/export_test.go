@@ -17,6 +17,7 @@ func Scenes(h Harness) []Scene {
 	for _, c := range suite() {
 		if c.fits(h) {
 			scenes = append(scenes, Scene{Name: c.name, Play: func(t testing.TB, h Harness, patience time.Duration, rounds int) {
+				t.Helper()
 				c.run(&stage{TB: t, harness: func() Harness { return h }, patience: patience, rounds: rounds})
 			}})
 		}

@@ -26,7 +26,7 @@ func (d laterDriver) Open(ctx context.Context, node core.Node) (core.Link, error
 			Node: node,
 			deliver: func(_ context.Context, p core.Publication) error {
 				p.Payload, p.Except = bytes.Clone(p.Payload), slices.Clone(p.Except)
-				in.add(func() {
+				in.add(func() { //nolint:contextcheck // it waits for nobody, whoever publishes
 					if err := node.Deliver(ended(), p); err != nil {
 						node.Gap(p.Topic)
 					}

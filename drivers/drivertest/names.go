@@ -34,6 +34,10 @@ func oddTopics() []core.Topic {
 
 // decoys are topics that some of the odd ones match as patterns.
 var decoys = []core.Topic{
-	{App: "app", Channel: "roam"}, {App: "app", Channel: "x"}, {App: "app", Channel: "boom"}, {App: "app", Channel: "room.2"},
-	{App: "anything", Channel: "room"}, {App: "b", Channel: "room"},
+	{App: "app", Channel: "roam"},
+	{App: "app", Channel: "x"},
+	{App: "app", Channel: "boom"},
+	{App: "app", Channel: "room.2"},
+	{App: "anything", Channel: "room"},
+	{App: "b", Channel: "room"},
 }

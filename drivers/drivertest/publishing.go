@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -74,7 +75,7 @@ func inOrder(s *stage) {
 			payload := fmt.Appendf(nil, "%d/%d", i, n/len(topics))
 			p := core.Publication{Topic: topics[n%len(topics)], Payload: payload}
 			if err := from[i].link.Publish(ctx, p, func(error) {}); err != nil {
-				return fmt.Errorf("Publish: %w", err)
+				return fmt.Errorf("publish: %w", err)
 			}
 		}
 		return nil
@@ -180,10 +181,10 @@ func oddNames(s *stage) {
 		from.publish(t, "decoy")
 	}
 	for i, t := range topics {
-		from.publish(t, fmt.Sprint(i))
+		from.publish(t, strconv.Itoa(i))
 	}
 	for i, t := range topics {
-		a.expect(t, fmt.Sprint(i))
+		a.expect(t, strconv.Itoa(i))
 	}
 	if n := len(a.Publications()); n != len(topics) {
 		s.Fatalf("%d publications arrived, want %d", n, len(topics))
@@ -299,7 +300,7 @@ func doneOnce(s *stage) {
 				failed[n].Store(err != nil)
 			})
 			if err != nil {
-				return fmt.Errorf("Publish: %w", err)
+				return fmt.Errorf("publish: %w", err)
 			}
 		}
 		return nil

@@ -3,6 +3,7 @@ package drivertest
 import (
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/duxweb/go-ws/core"
 )
@@ -32,10 +33,10 @@ func inForce(s *stage) {
 	for i := range s.rounds {
 		t := topic(fmt.Sprint("room ", i))
 		a.subscribe(t)
-		from.publish(t, fmt.Sprint(i))
+		from.publish(t, strconv.Itoa(i))
 	}
 	for i := range s.rounds {
-		a.expect(topic(fmt.Sprint("room ", i)), fmt.Sprint(i))
+		a.expect(topic(fmt.Sprint("room ", i)), strconv.Itoa(i))
 	}
 }
 

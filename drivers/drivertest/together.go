@@ -35,33 +35,33 @@ func everythingAtOnce(s *stage) {
 			m := p.Member(id)
 			number, err := p.tryRegister(ctx, "app", m)
 			if err != nil || number == 0 {
-				return fmt.Errorf("Register: number %d: %w", number, err)
+				return fmt.Errorf("register: number %d: %w", number, err)
 			}
 			p.Watch(own)
 			err = errors.Join(p.link.Subscribe(ctx, own, room), publish(ctx, p, own), publish(ctx, p, room))
 			if err != nil {
-				return fmt.Errorf("Subscribe and Publish: %w", err)
+				return fmt.Errorf("subscribe and publish: %w", err)
 			}
 			first, err := p.tryJoin(ctx, m, own, room)
 			if err != nil {
-				return fmt.Errorf("Join: first in %v: %w", first, err)
+				return fmt.Errorf("join: first in %v: %w", first, err)
 			}
 			_, err = p.link.Members(ctx, room, i)
 			_, err2 := p.link.Count(ctx, room)
 			_, err3 := p.link.Find(ctx, "app", id)
 			if err := errors.Join(err, err2, err3); err != nil {
-				return fmt.Errorf("Members, Count and Find: %w", err)
+				return fmt.Errorf("members, count and find: %w", err)
 			}
 			if err := errors.Join(p.link.Command(ctx, stays.ID(), commands()[0]), p.link.Command(ctx, "", commands()[1])); err != nil {
-				return fmt.Errorf("Command: %w", err)
+				return fmt.Errorf("command: %w", err)
 			}
 			last, err := p.tryLeave(ctx, m, own, room, app)
 			if err != nil {
-				return fmt.Errorf("Leave: last in %v: %w", last, err)
+				return fmt.Errorf("leave: last in %v: %w", last, err)
 			}
 			p.Unwatch(own)
 			if err := p.link.Unsubscribe(ctx, own); err != nil {
-				return fmt.Errorf("Unsubscribe: %w", err)
+				return fmt.Errorf("unsubscribe: %w", err)
 			}
 		}
 		return nil
@@ -70,7 +70,7 @@ func everythingAtOnce(s *stage) {
 		for range s.rounds/4 + 1 {
 			p, err := s.tryOpen(ctx, NewNode())
 			if err != nil {
-				return fmt.Errorf("Open: %w", err)
+				return fmt.Errorf("open: %w", err)
 			}
 			m := p.Member("passenger")
 			_, err = p.tryRegister(ctx, "app", m)
