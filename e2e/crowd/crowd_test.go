@@ -203,7 +203,7 @@ func dial(addr, token string) (*client, error) {
 		return nil, err
 	}
 	c := &client{nc, bufio.NewReaderSize(nc, 512)}
-	response, err := http.ReadResponse(c.in, nil)
+	response, err := http.ReadResponse(c.in, nil) //nolint:bodyclose // a 101 has no body
 	if err != nil {
 		return nil, err
 	}
