@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,7 +42,9 @@ func TestMain(m *testing.M) {
 // serve runs a server until its standard input ends, and prints its address.
 func serve() {
 	service := core.New(drivers.NewMemoryDriver(), &core.Provider{
-		Auth:      func(token string) (map[string]any, error) { return map[string]any{"client_id": token}, nil },
+		Auth: func(token string) (map[string]any, error) {
+			return map[string]any{"client_id": token, "user_name": token}, nil
+		},
 		Subscribe: func(*core.Client, string) error { return nil },
 		Publish:   func(*core.Client, *core.Message) error { return nil },
 	}, core.WithLogger(slog.New(slog.DiscardHandler)))
@@ -49,6 +53,12 @@ func serve() {
 	}
 	http.Handle("/ws", service)
 	http.HandleFunc("/stats", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(service.Stats()) })
+	http.HandleFunc("/gc", func(http.ResponseWriter, *http.Request) {
+		for range 3 {
+			runtime.GC()
+		}
+		debug.FreeOSMemory()
+	})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		fatal(err)
@@ -158,14 +168,14 @@ func (p *process) counts() (least, most, closed int) {
 	return least, most, closed
 }
 
-// peakMemory returns the most resident memory the process has had, in bytes.
-func (p *process) peakMemory() int {
+// memory returns the resident memory of the process now (VmRSS) or at most (VmHWM), in bytes.
+func (p *process) memory(which string) int {
 	p.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	_, rest, _ := strings.Cut(string(status), which+":")
 	var kib int
 	if _, err := fmt.Sscan(rest, &kib); err != nil {
 		p.t.Fatal(err)
@@ -286,6 +296,28 @@ func eventually(t *testing.T, what string, there func() bool) {
 	}
 }
 
+func TestAnIdleConnectionCosts5500BytesAtMost(t *testing.T) {
+	const crowd = 5000
+	server := start(t, "server")
+	addr := server.line()
+	collect := func() int {
+		response, err := http.Get("http://" + addr + "/gc")
+		must(t, err)
+		must(t, response.Body.Close())
+		return server.memory("VmRSS")
+	}
+	before := collect()
+	room := start(t, "readers", addr, "room", strconv.Itoa(crowd))
+	if got := room.line(); got != "ready" {
+		t.Fatal(got)
+	}
+	each := (collect() - before) / crowd
+	t.Logf("%d bytes of resident memory for each connection, authenticated and in one channel", each)
+	if each > 5500 {
+		t.Errorf("%d bytes, 5,500 at most", each)
+	}
+}
+
 func TestAFloodClosesNobodyAndTheChannelBesideItStaysQuick(t *testing.T) {
 	const crowd = 1000
 	server := start(t, "server")
@@ -324,7 +356,7 @@ func TestAFloodClosesNobodyAndTheChannelBesideItStaysQuick(t *testing.T) {
 	close(stop)
 	flood.Wait()
 	after := stats(t, addr)
-	peak := server.peakMemory()
+	peak := server.memory("VmHWM")
 	t.Logf("%d frames delivered; peak memory %d MB", after.Delivered, peak>>20)
 	if _, most, closed := room.counts(); closed != 0 || most == 0 || after.Slow != 0 || after.Gaps != 0 {
 		t.Errorf("%d readers were closed, %d as too slow, %d gaps, the quickest got %d", closed, after.Slow, after.Gaps, most)
@@ -385,5 +417,5 @@ func TestTheOthersGetEverythingWhileOneOfTenThousandNeverReads(t *testing.T) {
 	})
 	eventually(t, "the one that never reads to be closed as too slow", func() bool { return stats(t, addr).Slow == 1 })
 	_ = deaf.Close()
-	t.Logf("peak memory of the server %d MB", server.peakMemory()>>20)
+	t.Logf("peak memory of the server %d MB", server.memory("VmHWM")>>20)
 }
