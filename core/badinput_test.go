@@ -282,7 +282,7 @@ func TestTwentyBadMessagesInTenSecondsCloseTheConnection(t *testing.T) {
 		for range 19 {
 			conn.SendText("bad")
 			conn.Expect("error")
-			<-time.After(500 * time.Millisecond)
+			<-time.After(400 * time.Millisecond)
 		}
 		conn.Nothing()
 		conn.SendText("bad")

@@ -130,7 +130,12 @@ func (s *Service) start(link Link) bool {
 	running.add(s)
 	// All end when stop is closed; Shutdown waits for them.
 	s.keepers.Go(func() { s.sweep(s.opts.tickOf()) })
-	s.keepers.Go(func() { s.keepHouse(link) })
+	ctx, cancel := context.WithCancel(context.Background())
+	s.keepers.Go(func() {
+		<-s.stop
+		cancel()
+	})
+	s.keepers.Go(func() { s.keepHouse(ctx, link) })
 	if publisher != nil { // what the service was so far
 		s.keepers.Go(func() { s.closeLink(*publisher) })
 	}
@@ -223,7 +228,8 @@ func (s *Service) linked(ctx context.Context) (Link, error) {
 }
 
 // keepHouse does every second what calls the driver: unsubscribing what nobody is in, and the counts of crowds.
-func (s *Service) keepHouse(link Link) {
+// ctx ends when the service does, so that a driver which hangs does not hold up Shutdown.
+func (s *Service) keepHouse(ctx context.Context, link Link) {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	for {
@@ -231,11 +237,11 @@ func (s *Service) keepHouse(link Link) {
 		case <-s.stop:
 			return
 		case now := <-ticker.C:
-			ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
-			if err := s.hub.sweepQuiet(ctx, link, now); err != nil {
+			round, cancel := context.WithTimeout(ctx, opTimeout)
+			if err := s.hub.sweepQuiet(round, link, now); err != nil && ctx.Err() == nil {
 				s.opts.log.Warn("gows: janitor", "err", err)
 			}
-			s.tellCounts(ctx, link)
+			s.tellCounts(round, link)
 			cancel()
 			s.away.remind(s.opts.log)
 		}

@@ -54,10 +54,10 @@ func (c *Client) check(every time.Duration) {
 	case c.ended != nil:
 	case c.expires != 0 && time.Now().Unix() >= c.expires:
 		_ = c.shutLocked(CloseExpired, "the token has expired")
-	case c.hookTick != 0: // its reader waits for the hook: the silence is ours
+	case c.hookTick != 0 || c.answers != nil: // its reader waits for the hook, or for the driver: the silence is ours
 		c.heardTick.Store(now)
 		c.flushLocked()
-		if ran := time.Duration(now-c.hookTick) * every; ran >= hookWarning && !c.hookLogged {
+		if ran := time.Duration(now-c.hookTick) * every; c.hookTick != 0 && ran >= hookWarning && !c.hookLogged {
 			c.hookLogged = true
 			c.log().Warn("gows: a hook has been running for 10 s", "duration", ran)
 		}

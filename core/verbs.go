@@ -182,6 +182,9 @@ func (c *Client) answerReceive(asked question, data []byte) {
 }
 
 func (c *Client) answerError(asked question, err error) {
+	if errors.Is(err, ErrClosed) && c.Closed() {
+		return // it ended meanwhile, which is no failure
+	}
 	code, text, told := answerFor(err)
 	var panicked *panicError // call has logged it, with its stack
 	if !told && !errors.As(err, &panicked) {

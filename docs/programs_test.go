@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,13 +63,10 @@ func TestTheGoCodeOfTheDocsCompilesAndItsProgramsRun(t *testing.T) {
 		t.Parallel()
 		p := start(t, s, "original_program")
 		talkAsTheOriginalPage(t, p)
-		p.stop()
 		for _, line := range []string{
 			"用户 [测试用户] 正在连接", "客户端 测试用户 触发事件: online", "收到客户端 测试用户 的消息: 你好", "用户 [测试用户] 已断开连接",
 		} {
-			if !strings.Contains(p.output.String(), line) {
-				t.Errorf("the program did not print %q but\n%s", line, p.output.String())
-			}
+			p.prints(line)
 		}
 	})
 }
@@ -142,9 +140,46 @@ type process struct {
 	t      testing.TB
 	cmd    *exec.Cmd
 	addr   string
-	output bytes.Buffer // complete once ended is closed
+	output output
 	ended  chan struct{}
 	err    error
+}
+
+// output is what a program has printed so far.
+type output struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+	more chan struct{} // holds a token when there is more
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	select {
+	case o.more <- struct{}{}:
+	default:
+	}
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// prints returns when the program has printed a text.
+func (p *process) prints(text string) {
+	p.t.Helper()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	for !strings.Contains(p.output.String(), text) {
+		select {
+		case <-p.output.more:
+		case <-late.C:
+			p.t.Fatalf("the program does not print %q", text)
+		}
+	}
 }
 
 // start starts a program. It may be dialed at once: who comes before it is there waits in the listener.
@@ -161,6 +196,7 @@ func start(t testing.TB, s *snippets, name string, prepare ...func(*exec.Cmd)) *
 	}
 	defer file.Close()
 	p := &process{t: t, addr: l.Addr().String(), ended: make(chan struct{})}
+	p.output.more = make(chan struct{}, 1)
 	p.cmd = exec.Command(filepath.Join(s.bin, name)) //nolint:noctx // ended by stop
 	p.cmd.ExtraFiles = []*os.File{file}
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
@@ -344,8 +380,8 @@ func shutDown(t *testing.T, p *process) {
 	_ = c.ws.Close()
 	select {
 	case <-p.ended:
-		if p.err != nil || p.output.Len() > 0 {
-			t.Fatalf("the program ended with %v and printed\n%s", p.err, p.output.String())
+		if printed := p.output.String(); p.err != nil || printed != "" {
+			t.Fatalf("the program ended with %v and printed\n%s", p.err, printed)
 		}
 	case <-time.After(patience):
 		t.Fatal("the program does not end")

@@ -86,8 +86,8 @@ func (l *memoryLink) open() error {
 	return nil
 }
 
-// openNode is open for what only a node can do. It is called with driver.mu held.
-func (l *memoryLink) openNode() error {
+// openNodeLocked is open for what only a node can do.
+func (l *memoryLink) openNodeLocked() error {
 	switch {
 	case l.closed:
 		return core.ErrClosed
@@ -142,7 +142,7 @@ func (l *memoryLink) Subscribe(_ context.Context, topics ...core.Topic) error {
 	d := l.driver
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := l.openNode(); err != nil {
+	if err := l.openNodeLocked(); err != nil {
 		return err
 	}
 	for _, t := range topics {
@@ -161,13 +161,13 @@ func (l *memoryLink) Unsubscribe(_ context.Context, topics ...core.Topic) error 
 		return core.ErrClosed
 	}
 	for _, t := range topics {
-		d.forget(t, l)
+		d.forgetLocked(t, l)
 	}
 	return nil
 }
 
-// forget is called with mu held.
-func (d *memory) forget(t core.Topic, l *memoryLink) {
+// forgetLocked takes a link out of those that are interested in a topic.
+func (d *memory) forgetLocked(t core.Topic, l *memoryLink) {
 	rest := slices.DeleteFunc(slices.Clone(d.topics[t]), func(other *memoryLink) bool { return other == l })
 	if len(rest) == 0 {
 		delete(d.topics, t)
@@ -196,7 +196,7 @@ func (l *memoryLink) Join(_ context.Context, m core.Member, topics ...core.Topic
 	d := l.driver
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := l.openNode(); err != nil {
+	if err := l.openNodeLocked(); err != nil {
 		return nil, err
 	}
 	for _, t := range topics {
@@ -222,16 +222,16 @@ func (l *memoryLink) Leave(_ context.Context, m core.Member, topics ...core.Topi
 		return nil, core.ErrClosed
 	}
 	for _, t := range topics {
-		if d.part(presence{t, m.ClientID}, func(c presenceConn) bool { return c.id == m.ConnID }) {
+		if d.partLocked(presence{t, m.ClientID}, func(c presenceConn) bool { return c.id == m.ConnID }) {
 			last = append(last, t)
 		}
 	}
 	return last, nil
 }
 
-// part takes those connections of a client id that are meant out of a topic, and reports whether none is left that was
-// there. It is called with mu held.
-func (d *memory) part(key presence, meant func(presenceConn) bool) (last bool) {
+// partLocked takes those connections of a client id that are meant out of a topic, and reports whether none is left that was
+// there.
+func (d *memory) partLocked(key presence, meant func(presenceConn) bool) (last bool) {
 	conns := d.joined[key]
 	rest := slices.DeleteFunc(conns, meant)
 	switch {
@@ -327,19 +327,19 @@ func (d *memory) all() []*memoryLink {
 	return links
 }
 
-// leave takes a link out of everything. Mostly there is nothing left of it; what is left belongs to connections whose
-// hooks outlived a Shutdown. It is called with mu held.
-func (d *memory) leave(l *memoryLink) {
+// leaveLocked takes a link out of everything. Mostly there is nothing left of it; what is left belongs to connections whose
+// hooks outlived a Shutdown.
+func (d *memory) leaveLocked(l *memoryLink) {
 	if d.links[l.id] == l {
 		delete(d.links, l.id)
 	}
 	for t, interested := range d.topics {
 		if slices.Contains(interested, l) {
-			d.forget(t, l)
+			d.forgetLocked(t, l)
 		}
 	}
 	for key := range d.joined {
-		d.part(key, func(c presenceConn) bool { return c.link == l })
+		d.partLocked(key, func(c presenceConn) bool { return c.link == l })
 	}
 }
 
@@ -347,7 +347,7 @@ func (l *memoryLink) Close(ctx context.Context) error {
 	d := l.driver
 	d.mu.Lock()
 	if !l.closed && l.node != nil {
-		d.leave(l)
+		d.leaveLocked(l)
 	}
 	l.closed = true
 	d.mu.Unlock()
