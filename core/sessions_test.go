@@ -1,0 +1,264 @@
+package core_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/duxweb/go-ws/core"
+	"github.com/duxweb/go-ws/core/coretest"
+	"github.com/duxweb/go-ws/drivers"
+)
+
+// diary notes the events of clients, in order.
+type diary struct {
+	mu     sync.Mutex
+	events []string
+}
+
+func (d *diary) note(event string, c *core.Client) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.events = append(d.events, event+" "+c.ConnID)
+	return nil
+}
+
+// of returns the events of connections, in order, with the connections named by their position.
+func (d *diary) of(clients ...*core.Client) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var events []string
+	for _, e := range d.events {
+		for i, c := range clients {
+			if name, ok := strings.CutSuffix(e, " "+c.ConnID); ok && name != core.EventPing {
+				events = append(events, fmt.Sprint(name, i))
+			}
+		}
+	}
+	return strings.Join(events, " ")
+}
+
+// pair are two nodes of a cluster, or the same one twice.
+type pair struct {
+	t           *testing.T
+	here, there *core.Service
+}
+
+// nodes runs a test on one node, and on two that share a driver.
+func nodes(t *testing.T, opts []core.Option, test func(n *pair)) {
+	t.Helper()
+	t.Run("one node", func(t *testing.T) {
+		t.Parallel()
+		s := coretest.Run(t, opts...)
+		test(&pair{t, s, s})
+	})
+	t.Run("two nodes", func(t *testing.T) {
+		t.Parallel()
+		driver := drivers.NewMemoryDriver()
+		test(&pair{t, coretest.RunOn(t, driver, opts...), coretest.RunOn(t, driver, opts...)})
+	})
+}
+
+func TestAllowManyLetsConnectionsOfOneClientLiveSideBySide(t *testing.T) {
+	t.Parallel()
+	nodes(t, nil, func(n *pair) {
+		t, here, there := n.t, n.here, n.there
+		first, _ := connect(t, here, "ann")
+		second, _ := connect(t, there, "ann")
+		third, _ := connect(t, here, "ann")
+		if err := here.Send(t.Context(), "ann", number(1)); err != nil {
+			t.Fatal(err)
+		}
+		for _, conn := range []*coretest.Conn{first, second, third} {
+			conn.Expect("n")
+			conn.Nothing()
+		}
+	})
+}
+
+func TestReplaceOldClosesTheOlderConnection(t *testing.T) {
+	t.Parallel()
+	nodes(t, []core.Option{core.WithSessions(core.ReplaceOld)}, func(n *pair) {
+		t, here, there := n.t, n.here, n.there
+		bystander, _ := connect(t, here, "bob")
+		old, older := connect(t, here, "ann")
+		young, _ := connect(t, there, "ann")
+		if why := old.Closed(); why.Code != core.CloseReplaced {
+			t.Fatal(why)
+		}
+		if why := cause(older); why == nil || why.Code != core.CloseReplaced {
+			t.Fatal(why)
+		}
+		young.Nothing()
+		bystander.Nothing()
+		if err := here.Send(t.Context(), "ann", number(1)); err != nil {
+			t.Fatal(err)
+		}
+		young.Expect("n")
+	})
+}
+
+// A program that keeps a table by client id must not remove the new connection in the offline of the old one.
+func TestTheOldConnectionIsOfflineBeforeTheNewOneIsOnline(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		var d diary
+		s := coretest.Run(t, core.WithSessions(core.ReplaceOld), &core.Provider{Event: d.note})
+		_, first := connect(t, s, "ann")
+		_, second := connect(t, s, "ann")
+		_, third := connect(t, s, "ann")
+		if got := d.of(first, second, third); got != "online0 offline0 online1 offline1 online2" {
+			t.Fatal(got)
+		}
+	}
+}
+
+func TestANewConnectionWaitsForAStuckOfflineNoLongerThan5Seconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := coretest.Run(t, core.WithSessions(core.ReplaceOld), core.WithLogger(nil),
+			&core.Provider{Event: func(name string, c *core.Client) error {
+				if name == core.EventOffline && c.Data["stuck"] == true {
+					<-release
+				}
+				return nil
+			}})
+		defer close(release)
+		identity := user("ann")
+		identity["stuck"] = true
+		coretest.Connect(t, s, identity).Do(core.Message{Type: "ping"})
+		begun := time.Now()
+		connect(t, s, "ann")
+		if waited := time.Since(begun); waited < 4*time.Second || waited > 6*time.Second {
+			t.Fatalf("online came after %v, want about 5 s", waited)
+		}
+	})
+}
+
+// Whoever connects at the same moment, wherever: exactly one stays.
+func TestAStormOfReplacementsLeavesOneSurvivor(t *testing.T) {
+	t.Parallel()
+	nodes(t, []core.Option{core.WithSessions(core.ReplaceOld), core.WithLogger(nil)}, func(n *pair) {
+		t, here, there := n.t, n.here, n.there
+		storm(t, here, there, core.CloseReplaced)
+	})
+}
+
+func TestRejectNewRefusesTheNewerConnection(t *testing.T) {
+	t.Parallel()
+	nodes(t, []core.Option{core.WithSessions(core.RejectNew), core.WithLogger(nil)}, func(n *pair) {
+		t, here, there := n.t, n.here, n.there
+		old, _ := connect(t, here, "ann")
+		for range 2 {
+			if why := coretest.Connect(t, there, user("ann")).Closed(); why.Code != core.CloseTooMany {
+				t.Fatal(why)
+			}
+		}
+		connect(t, there, "bob")
+		old.Nothing()
+		old.Close(1000, "")
+		eventually(t, "the end", func() bool {
+			online, err := there.Online(t.Context(), "ann")
+			return err == nil && !online
+		})
+		connect(t, there, "ann")
+	})
+}
+
+func TestAStormOfRejectionsLeavesOneSurvivor(t *testing.T) {
+	t.Parallel()
+	nodes(t, []core.Option{core.WithSessions(core.RejectNew), core.WithLogger(nil)}, func(n *pair) {
+		t, here, there := n.t, n.here, n.there
+		storm(t, here, there, core.CloseTooMany)
+	})
+}
+
+// storm connects one client id many times at once. All but one of the connections must be closed with that code, and the
+// one must be reached.
+func storm(t *testing.T, here, there *core.Service, code int) {
+	t.Helper()
+	const connects = 40
+	codes, texts := make(chan int, connects), make(chan string, connects)
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	for i := range connects {
+		s := here
+		if i%2 == 1 {
+			s = there
+		}
+		server, client := net.Pipe()
+		t.Cleanup(func() { _ = client.Close() })
+		reading.Go(func() {
+			p := wireTo(t, s, "ann", server, client)
+			for {
+				switch op, payload, err := p.frame(); {
+				case err != nil:
+					t.Error(err)
+					return
+				case op == 8:
+					p.write(8, payload[:2])
+					codes <- int(binary.BigEndian.Uint16(payload))
+					return
+				case op == 1:
+					texts <- string(payload)
+				}
+			}
+		})
+	}
+	for range connects - 1 {
+		if got := <-codes; got != code {
+			t.Errorf("closed with %d, want %d", got, code)
+		}
+	}
+	if err := there.Send(t.Context(), "ann", number(1)); err != nil {
+		t.Error("the survivor cannot be reached:", err)
+	}
+	if got := <-texts; numberIn(got) != 1 {
+		t.Error(got)
+	}
+	select {
+	case got := <-codes:
+		t.Error("the last one was closed too:", got)
+	default:
+	}
+	if err := there.Disconnect(t.Context(), "ann", 4000, ""); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTwoTabsThatReplaceEachOtherAreLogged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		book, log := keepJournal(t)
+		s := coretest.Run(t, core.WithSessions(core.ReplaceOld), log)
+		replace := func(id string, times int) {
+			for range times {
+				connect(t, s, id)
+				<-time.After(time.Millisecond)
+			}
+		}
+		line := []string{"WARN", "AllowMany", "client=ann"}
+		replace("ann", 5) // replaces four
+		replace("bob", 5)
+		if found := book.with(line...); len(found) != 0 {
+			t.Fatal(found)
+		}
+		replace("ann", 1)
+		book.has(line...)
+		replace("ann", 3)
+		book.has(line...) // once
+		<-time.After(11 * time.Second)
+		replace("ann", 4)
+		book.has(line...)
+		if found := book.with("WARN", "AllowMany"); !slices.Equal(found, book.with(line...)) {
+			t.Fatal(found)
+		}
+	})
+}
