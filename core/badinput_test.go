@@ -707,11 +707,12 @@ func TestLogsNeverHoldATokenAQueryOrAPayload(t *testing.T) {
 	server := mount(t, service)
 	for _, outcome := range []string{"", "refused", "broken", "panics", "nobody", "expired"} {
 		for _, place := range []string{"Token: ", "Authorization: Bearer ", "Cookie: session="} {
-			call(t, server, openingRequest(server, "/?room="+secret+"&token="+secret+outcome, place+secret+outcome))
-			call(t, server, openingRequest(server, "/?token="+secret+outcome, "Origin: "+server.URL))
-			call(t, server, openingRequest(server, "/?token="+secret+outcome, "Origin: https://evil.com"))
+			call(t, server, openingRequest(server, "/?room="+secret+"&token="+secret+outcome, place+secret+outcome)).awaitAnswer()
+			call(t, server, openingRequest(server, "/?token="+secret+outcome, "Origin: "+server.URL)).awaitAnswer()
+			call(t, server, openingRequest(server, "/?token="+secret+outcome, "Origin: https://evil.com")).awaitAnswer()
 		}
 		p := call(t, server, openingRequest(server, "/?room="+secret, "Sec-WebSocket-Protocol: gows, gows.bearer."+base64.RawURLEncoding.EncodeToString([]byte(secret+outcome))))
+		p.awaitAnswer()
 		if outcome != "" {
 			continue
 		}

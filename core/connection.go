@@ -251,6 +251,7 @@ func (c *Client) lingers() {
 	if flushed != nil {
 		select {
 		case <-flushed:
+			c.socket.readUntil(time.Now().Add(closeWait)) // it has only now got the close frame
 		case <-time.After(c.app.s.opts.stall):
 		}
 	}

@@ -154,6 +154,25 @@ func TestARefusedClientThatSpokeWithTheRequestHearsWhy(t *testing.T) {
 	}
 }
 
+func TestARefusedClientThatSpeaksWhileItIsAskedAboutHearsWhy(t *testing.T) {
+	t.Parallel()
+	spoke := make(chan struct{})
+	service := coretest.Run(t, core.WithLogger(nil), core.WithRefusal(core.RefuseClose), &core.Provider{
+		Auth: func(string) (map[string]any, error) {
+			<-spoke
+			return nil, errors.New("not today")
+		},
+	})
+	server := mount(t, service)
+	p := call(t, server, openingRequest(server, "/"))
+	p.say(bytes.Repeat(masked(frame.Text, `{"type":"hello"}`), 20)) // nobody reads it: closing the socket now would be a reset
+	close(spoke)
+	p.enter()
+	if code, reason := p.closed(); code != core.CloseRefused || reason != "not today" {
+		t.Error(code, reason)
+	}
+}
+
 func TestWithRefusal(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

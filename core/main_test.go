@@ -206,6 +206,14 @@ func newPeer(t testing.TB, nc net.Conn) *peer {
 	return &peer{Conn: nc, t: t, in: bufio.NewReader(nc), parser: frame.Parser{Unmasked: true}}
 }
 
+// awaitAnswer waits until the server has begun to answer the request.
+func (p *peer) awaitAnswer() {
+	p.t.Helper()
+	if _, err := p.in.Peek(1); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // enter reads the response and fails the test unless it is a 101.
 func (p *peer) enter() http.Header {
 	p.t.Helper()

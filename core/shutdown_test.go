@@ -167,6 +167,7 @@ func TestShutdownInsideSeveralHooksAndOutside(t *testing.T) {
 					conn, _ := connect(t, s, strconv.Itoa(i))
 					conn.Send(core.Message{Type: "down"})
 				}
+				synctest.Wait() // every hook is in its second
 				begun := time.Now()
 				callers := hooks
 				if outside {
