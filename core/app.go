@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -150,7 +151,7 @@ func (a *App) Unsubscribe(ctx context.Context, clientID string, channels ...stri
 // reason; 0 stands for 3503, "kicked". ErrOffline when there is no connection.
 func (a *App) Disconnect(ctx context.Context, clientID string, code int, reason string, opts ...PushOption) error {
 	if code == 0 {
-		code = CloseKicked
+		code, reason = CloseKicked, cmp.Or(reason, "kicked")
 	}
 	if err := checkCloseCode(code); err != nil {
 		return err

@@ -24,16 +24,19 @@ type channel struct {
 
 	last atomic.Pointer[lastFrame] // of a Latest channel
 
-	mu      sync.Mutex      // guards the rest
-	subs    []*subscription // append-only: a turn reads a prefix of it without the lock
-	live    int             // subs that have not left
-	turning bool
-	closed  bool
-	gap     bool          // tell subscribers that publications were lost
-	pending *batch        // first of a list
-	tail    *batch        // its last
-	waiting int           // bytes in pending
-	room    chan struct{} // closed when a turn has taken something; nil when no publisher waits
+	mu        sync.Mutex      // guards the rest
+	subs      []*subscription // append-only: a turn reads a prefix of it without the lock
+	live      int             // subs that have not left
+	turning   bool
+	closed    bool
+	gap       bool          // tell subscribers that publications were lost
+	pending   *batch        // first of a list
+	tail      *batch        // its last
+	waiting   int           // bytes in pending
+	room      chan struct{} // closed when a turn has taken something; nil when no publisher waits
+	writing   bool          // a turn has taken a batch and not come back
+	flushed   chan struct{} // closed when unwritten more batches have been written; nil when nobody waits for that
+	unwritten int
 
 	interest interest
 }
@@ -220,7 +223,37 @@ func (ch *channel) turn(limit int) (over bool) {
 	}
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
+	ch.wroteLocked()
 	return ch.overLocked()
+}
+
+// wroteLocked notes that the batch taken last has been written.
+func (ch *channel) wroteLocked() {
+	if !ch.writing {
+		return
+	}
+	ch.writing = false
+	if ch.unwritten--; ch.unwritten == 0 && ch.flushed != nil {
+		close(ch.flushed)
+		ch.flushed = nil
+	}
+}
+
+// flushing returns what is closed when everything published so far has been written, or nil if it has.
+func (ch *channel) flushing() <-chan struct{} {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	ch.unwritten = 0
+	if ch.writing {
+		ch.unwritten++
+	}
+	for b := ch.pending; b != nil; b = b.next {
+		ch.unwritten++
+	}
+	if ch.unwritten > 0 && ch.flushed == nil {
+		ch.flushed = make(chan struct{})
+	}
+	return ch.flushed
 }
 
 // overLocked ends the turn if nothing is pending.
@@ -237,9 +270,11 @@ func (ch *channel) overLocked() bool {
 func (ch *channel) take() (*batch, []*subscription) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
+	ch.wroteLocked()
 	if ch.overLocked() {
 		return nil, nil
 	}
+	ch.writing = true
 	b := ch.pending
 	ch.pending = b.next
 	if ch.pending == nil {

@@ -225,7 +225,7 @@ func (c *Client) extrasLocked() *extras {
 // member is how others see the connection.
 func (c *Client) member(since int64) Member {
 	return Member{
-		ClientID: c.ClientID, ConnID: c.ConnID, Node: c.app.s.id, Data: c.public, Since: time.UnixMilli(since),
+		ClientID: c.ClientID, ConnID: c.ConnID, Node: c.app.s.id, Data: c.public, Since: time.UnixMilli(since).UTC(),
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/duxweb/go-ws/core"
@@ -790,6 +791,27 @@ func TestAFullChannelRefusesADriversPublicationAndTellsTheGapBehindWhatIsPending
 	}
 }
 
+func TestAGapIsToldInItsPlace(t *testing.T) {
+	t.Parallel()
+	d := newScripted(drivers.NewMemoryDriver())
+	s := coretest.RunOn(t, d, permissive())
+	gate := newGate(t, s)
+	conn, client := connect(t, s, "ann")
+	sub(t, client, "room")
+	open := gate.shut(t, s)
+	push(t, s, "room", number(1))
+	d.node().Gap(core.Topic{Channel: "room"})
+	d.node().Gap(core.Topic{Channel: "room"}) // once is enough
+	push(t, s, "room", number(2))
+	open()
+	for _, want := range []string{"held", "n", "gap", "n"} {
+		conn.Expect(want)
+	}
+	d.node().Gap(core.Topic{Channel: "room"}) // in a quiet channel too
+	conn.Expect("gap")
+	conn.Nothing()
+}
+
 // Publishers are slowed down to what the channel's turns can write, instead of filling the memory with what they cannot.
 func TestAFloodClosesNobodyAndWaitsInItsPublishers(t *testing.T) {
 	t.Parallel()
@@ -840,23 +862,28 @@ func TestAFloodClosesNobodyAndWaitsInItsPublishers(t *testing.T) {
 
 func TestALargeTurnWaitsForASlotAndASmallOneDoesNot(t *testing.T) {
 	t.Parallel()
-	s := coretest.Run(t, permissive())
-	var large, small atomic.Int64
-	for i := range 600 {
-		sub(t, core.AttachStub(s, strconv.Itoa(i), func([]byte) { large.Add(1) }), "large")
-	}
-	sub(t, core.AttachStub(s, "small", func([]byte) { small.Add(1) }), "small")
-	large.Store(0)
-	small.Store(0)
-	release := core.HoldSlots(s)
-	push(t, s, "large", "x")
-	push(t, s, "small", "x")
-	eventually(t, "the small channel", func() bool { return small.Load() == 1 })
-	if n := large.Load(); n != 0 {
-		t.Errorf("%d clients of the large channel were written to without a slot", n)
-	}
-	release()
-	eventually(t, "the large channel", func() bool { return large.Load() == 600 })
+	synctest.Test(t, func(t *testing.T) {
+		s := coretest.Run(t, permissive())
+		var large, small atomic.Int64
+		for i := range 600 {
+			sub(t, core.AttachStub(s, strconv.Itoa(i), func([]byte) { large.Add(1) }), "large")
+		}
+		for i := range 10 {
+			sub(t, core.AttachStub(s, strconv.Itoa(i), func([]byte) { small.Add(1) }), "small")
+		}
+		release := core.HoldSlots(s)
+		push(t, s, "large", "x")
+		push(t, s, "small", "x")
+		synctest.Wait()
+		if large.Load() != 0 || small.Load() != 10 {
+			t.Errorf("%d clients of the large channel were written to without a slot, %d of the 10 of the small one", large.Load(), small.Load())
+		}
+		release()
+		synctest.Wait()
+		if large.Load() != 600 {
+			t.Errorf("%d of 600 were written to", large.Load())
+		}
+	})
 }
 
 func TestALargeChannelIsJoinedAndLeftWithoutCopyingIt(t *testing.T) { // not parallel: it counts allocations

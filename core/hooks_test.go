@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -260,6 +261,34 @@ func TestErrorsOfOfflineAndPingAreLogged(t *testing.T) {
 	eventually(t, "the end", func() bool { return s.Stats().Connections == 0 })
 	book.has("ERROR", "no ping", "client=ann")
 	book.has("ERROR", "no offline", "client=ann")
+}
+
+// Answers to messages that came together leave together, but never behind what was sent after them.
+func TestAnswersAndWhatHooksSendKeepTheirOrder(t *testing.T) {
+	t.Parallel()
+	s := coretest.Run(t, &core.Provider{Message: func(m *core.Message, c *core.Client) error {
+		switch m.Type {
+		case "send":
+			return c.Send(core.Message{Type: "sent"})
+		case "push":
+			return c.Push([]string{"room"}, core.Message{Type: "pushed"})
+		}
+		return nil
+	}})
+	p, c := wirePipe(t, s, "ann")
+	sub(t, c, "room")
+	p.write(1, []byte(`{"type":"x","id":"1"}`), `{"type":"send","id":"2"}`, `{"type":"push","id":"3"}`, `{"type":"x","id":"4"}`)
+	var got []string
+	for range 6 {
+		var m core.Message
+		if err := json.Unmarshal([]byte(p.text()), &m); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, m.Type+m.ID)
+	}
+	if fmt.Sprint(got) != "[receive1 sent receive2 pushed receive3 receive4]" {
+		t.Fatal(got)
+	}
 }
 
 // Programs of the original ignore what Sub, Unsub and Push return.

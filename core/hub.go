@@ -1,6 +1,7 @@
 package core
 
 import (
+	"context"
 	"hash/maphash"
 	"runtime"
 	"sync"
@@ -149,6 +150,23 @@ func (h *hub) count() int {
 		sh.mu.RUnlock()
 	}
 	return n
+}
+
+// flush waits until everything published so far has been written, or ctx ends.
+func (h *hub) flush(ctx context.Context) {
+	for _, t := range h.topics() {
+		ch := h.channel(t)
+		if ch == nil {
+			continue
+		}
+		if flushed := ch.flushing(); flushed != nil {
+			select {
+			case <-flushed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
 }
 
 // close lets no further turn start and waits for the running ones: a turn starts under its channel's lock.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -125,7 +126,21 @@ func (l *scriptedLink) Register(ctx context.Context, app string, m core.Member, 
 	if err := l.d.note(ctx, "register", m.ClientID); err != nil {
 		return err
 	}
-	return l.Link.Register(ctx, app, m, numbered)
+	var number uint64
+	if err := l.Link.Register(ctx, app, m, func(n uint64) { number = n }); err != nil {
+		return err
+	}
+	err := l.d.note(ctx, "number", m.ClientID)
+	numbered(number)
+	return err
+}
+
+func (l *scriptedLink) Find(ctx context.Context, app, clientID string) ([]core.Member, error) {
+	if err := l.d.note(ctx, "find", clientID); err != nil {
+		return nil, err
+	}
+	found, err := l.Link.Find(ctx, app, clientID)
+	return found, errors.Join(err, l.d.note(ctx, "found", clientID))
 }
 
 func (l *scriptedLink) Join(ctx context.Context, m core.Member, topics ...core.Topic) ([]core.Topic, error) {
@@ -288,6 +303,53 @@ func TestSubsOfTheSameChannelsInAnotherOrderDoNotWaitForEachOther(t *testing.T) 
 	stress.Wait()
 }
 
+// Two Subs of one client must not both subscribe it, and a leave must not overtake the join it undoes.
+func TestSubAndUnsubOfOneClientTakeTurns(t *testing.T) {
+	t.Parallel()
+	d := newScripted(drivers.NewMemoryDriver())
+	d.on(func(context.Context, driverCall) error {
+		<-time.After(time.Duration(rand.IntN(300)) * time.Microsecond)
+		return nil
+	})
+	s := coretest.RunOn(t, d, permissive())
+	conn, client := connect(t, s, "ann")
+	for n := range 30 {
+		room := fmt.Sprint("room:", n) // a new one, so that the driver is asked
+		var callers sync.WaitGroup
+		for i := range 6 {
+			callers.Go(func() {
+				for k := range 5 {
+					call := client.Sub
+					if (i+k)%3 == 0 {
+						call = client.Unsub
+					}
+					if err := call(room); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		callers.Wait()
+		want := 0
+		if len(client.Channels()) > 0 {
+			want = 1
+		}
+		if count, err := s.Count(t.Context(), room); count != want || err != nil {
+			t.Fatalf("the driver counts %d, the client is in %v, %v", count, client.Channels(), err)
+		}
+		sub(t, client, room)
+		push(t, s, room, number(n))
+		conn.Expect("n")
+		conn.Nothing()
+		if err := client.Unsub(); err != nil {
+			t.Fatal(err)
+		}
+		if count, err := s.Count(t.Context(), room); count != 0 || err != nil {
+			t.Fatal(count, err)
+		}
+	}
+}
+
 func TestSubTakesAllChannelsOrNone(t *testing.T) {
 	t.Parallel()
 	d := newScripted(drivers.NewMemoryDriver())
@@ -432,6 +494,31 @@ func TestWhoComesRightBackCausesNoDriverCall(t *testing.T) {
 		}
 		push(t, s, "room", number(1))
 		conn.Expect("n")
+	})
+}
+
+func TestAChannelThatCouldNotBeSubscribedIsForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newScripted(drivers.NewMemoryDriver())
+		s := coretest.RunOn(t, d, permissive())
+		_, client := connect(t, s, "ann")
+		d.on(func(context.Context, driverCall) error { return errScripted })
+		for _, name := range []string{"a", "b"} {
+			if err := client.Sub(name); !errors.Is(err, errScripted) {
+				t.Fatal(err)
+			}
+		}
+		d.on(nil)
+		before := d.count()
+		<-time.After(3 * time.Second)
+		synctest.Wait()
+		if n := s.Stats().Channels; n != 1 { // that of broadcasts
+			t.Fatal("channels:", n)
+		}
+		if calls := d.since(before, "unsubscribe"); calls != nil {
+			t.Fatal(calls)
+		}
 	})
 }
 

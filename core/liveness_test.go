@@ -90,7 +90,7 @@ func TestAPeerThatVanishedIsClosedAfterPingAndPongTime(t *testing.T) {
 		if why := cause(c); why.Code != core.CloseNoPong {
 			t.Fatal(why)
 		}
-		synctest.Wait()
+		<-time.After(2 * time.Second) // it might have answered the close
 		if got := d.of(c); got != "online0 offline0" {
 			t.Fatal(got)
 		}
@@ -171,6 +171,22 @@ func TestAPeerWithABacklogIsNotPinged(t *testing.T) {
 		}
 		p.write(10, nil)
 		p.ping()
+	})
+}
+
+func TestNoPingIsPutBehindABacklog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := coretest.Run(t, permissive(), core.WithPing(10*time.Second, 5*time.Second), core.WithWriteStall(time.Hour))
+		_, c := wirePipe(t, s, "ann")
+		if err := c.Send(number(1)); err != nil {
+			t.Fatal(err)
+		}
+		before := core.BacklogBytes(c)
+		<-time.After(time.Minute)
+		if after := core.BacklogBytes(c); after != before || c.Closed() {
+			t.Fatalf("%d bytes wait instead of %d; %v", after, before, cause(c))
+		}
 	})
 }
 

@@ -323,31 +323,58 @@ func (r *trickle) Read(p []byte) (int, error) {
 // Answers that wait for their reader's hook go first, and may be what closes the client: then nothing comes behind.
 func TestNothingComesBehindTheCloseFrame(t *testing.T) {
 	t.Parallel()
-	inHook, release := make(chan struct{}), make(chan struct{})
-	p := permissive()
-	p.Message = func(m *core.Message, _ *core.Client) error {
-		if m.Type == "wait" {
-			close(inHook)
-			<-release
-		}
-		return nil
+	for name, slow := range map[string]core.Slow{"close": core.CloseSlow, "drop": core.DropOldest, "latest": core.Latest} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inHook, release := make(chan struct{}), make(chan struct{})
+			p := permissive()
+			p.Message = func(m *core.Message, _ *core.Client) error {
+				if m.Type == "wait" {
+					close(inHook)
+					<-release
+				}
+				return nil
+			}
+			s := coretest.Run(t, p, core.WithOutboxBytes(4<<10), core.WithLogger(nil), core.WithChannel("*", core.Rules{Slow: slow}))
+			w, c := wirePipe(t, s, "ann")
+			sub(t, c, "room")
+			for core.BacklogBytes(c) < 4<<10 {
+				if err := c.Send(padded(0)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.write(1, []byte(`{"type":"first","id":"1"}`), `{"type":"wait"}`) // the answer to the first waits for the hook of the second
+			<-inHook
+			push(t, s, "room", padded(1))
+			if slow == core.Latest { // which skips a slow client, so that somebody else must be what makes it too slow
+				_ = c.Send(padded(2))
+			}
+			<-c.Context().Done()
+			close(release)
+			if _, why := w.rest(); why.Code != core.CloseTooSlow { // fails if a frame follows
+				t.Fatal(why)
+			}
+			if n := s.Stats().Slow; n != 1 {
+				t.Fatalf("%d clients were too slow, want 1", n)
+			}
+		})
 	}
-	s := coretest.Run(t, p, core.WithOutboxBytes(4<<10), core.WithLogger(nil))
-	w, c := wirePipe(t, s, "ann")
-	sub(t, c, "room")
-	for core.BacklogBytes(c) < 4<<10 {
-		if err := c.Send(padded(0)); err != nil {
+}
+
+// Close does not wait, but what was sent before it has the write stall to leave, however late the peer begins to read.
+func TestWhatWasSentBeforeCloseLeavesWithinTheWriteStall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := coretest.Run(t, permissive())
+		p, c := wirePipe(t, s, "ann")
+		if err := errors.Join(c.Send(padded(1)), c.Send(padded(2)), c.Close(4000, "bye")); err != nil {
 			t.Fatal(err)
 		}
-	}
-	w.write(1, []byte(`{"type":"first","id":"1"}`), `{"type":"wait"}`) // the answer to the first waits for the hook of the second
-	<-inHook
-	push(t, s, "room", padded(1))
-	<-c.Context().Done()
-	close(release)
-	if _, why := w.rest(); why.Code != core.CloseTooSlow { // fails if a frame follows
-		t.Fatal(why)
-	}
+		<-time.After(9 * time.Second)
+		if texts, why := p.rest(); len(texts) != 2 || why.Code != 4000 {
+			t.Fatal(len(texts), why)
+		}
+	})
 }
 
 func TestABacklogTakesTheMemoryOfWhatWaits(t *testing.T) { // not parallel: it looks at the memory of the process

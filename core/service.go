@@ -390,6 +390,7 @@ func (s *Service) Shutdown(ctx context.Context) error {
 	s.mu.Unlock()
 	running.remove(s)
 	if ran {
+		s.hub.flush(ctx)
 		s.closeAll()
 		select {
 		case <-emptied:

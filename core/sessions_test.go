@@ -1,6 +1,7 @@
 package core_test
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -177,6 +178,61 @@ func TestAStormOfRejectionsLeavesOneSurvivor(t *testing.T) {
 	nodes(t, []core.Option{core.WithSessions(core.RejectNew), core.WithLogger(nil)}, func(n *pair) {
 		t, here, there := n.t, n.here, n.there
 		storm(t, here, there, core.CloseTooMany)
+	})
+}
+
+// Of two that register before either of them looks for the other, the first stays.
+func TestTwoThatRejectEachOtherLeaveTheFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newScripted(drivers.NewMemoryDriver())
+		s := coretest.RunOn(t, d, core.WithSessions(core.RejectNew), core.WithLogger(nil))
+		var looking, looked sync.WaitGroup // both before and both after
+		looking.Add(2)
+		looked.Add(2)
+		d.on(func(_ context.Context, c driverCall) error {
+			switch c.verb {
+			case "find":
+				looking.Done()
+				looking.Wait()
+			case "found":
+				looked.Done()
+				looked.Wait()
+			}
+			return nil
+		})
+		first := coretest.Connect(t, s, user("ann"))
+		synctest.Wait()
+		second := coretest.Connect(t, s, user("ann"))
+		if why := second.Closed(); why.Code != core.CloseTooMany {
+			t.Fatal(why)
+		}
+		first.Nothing()
+	})
+}
+
+// A connection may learn its number after a newer one has replaced it: the driver's answer was on its way.
+func TestAConnectionThatWasReplacedBeforeItKnewItsNumberIsClosed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newScripted(drivers.NewMemoryDriver())
+		s := coretest.RunOn(t, d, core.WithSessions(core.ReplaceOld), core.WithLogger(nil))
+		first := true
+		d.on(func(_ context.Context, c driverCall) error {
+			if c.verb == "number" && first {
+				first = false
+				<-time.After(time.Second)
+			}
+			return nil
+		})
+		old := coretest.Connect(t, s, user("ann"))
+		synctest.Wait()
+		young := coretest.Connect(t, s, user("ann"))
+		young.Nothing()
+		if why := old.Closed(); why.Code != core.CloseReplaced {
+			t.Fatal(why)
+		}
+		young.Nothing()
 	})
 }
 

@@ -587,3 +587,40 @@ func TestServicesStartAndStopInWhateverOrder(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatWasPushedBeforeShutdownIsWritten(t *testing.T) {
+	t.Parallel()
+	for name, say := range map[string]func(s *core.Service) error{
+		"a push":      func(s *core.Service) error { return s.Push([]string{"room"}, &core.Message{Type: "last words"}) },
+		"a broadcast": func(s *core.Service) error { return s.Broadcast(t.Context(), &core.Message{Type: "last words"}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for range 20 {
+				s := start(t, drivers.NewMemoryDriver(), permissive(), core.WithLogger(nil))
+				var conns []*coretest.Conn
+				for i := range 50 {
+					conn, client := connect(t, s, strconv.Itoa(i))
+					sub(t, client, "room")
+					conns = append(conns, conn)
+				}
+				for range 3 {
+					if err := say(s); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := s.Shutdown(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				for _, conn := range conns {
+					for range 3 {
+						conn.Expect("last words")
+					}
+					if why := conn.Closed(); why.Code != core.CloseRestart {
+						t.Fatal(why)
+					}
+				}
+			}
+		})
+	}
+}

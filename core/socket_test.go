@@ -122,6 +122,25 @@ func TestWhatWaitsForAPeerLeavesWholeAndInOrder(t *testing.T) {
 	})
 }
 
+// The drainer's write deadline must not outlive the backlog.
+func TestAWriteLongAfterABacklogArrives(t *testing.T) {
+	t.Parallel()
+	stall := 50 * time.Millisecond
+	onEach(t, []core.Option{core.WithWriteStall(stall)}, func(p *wire, c *core.Client) {
+		t := p.t
+		for n := range 3 {
+			if err := c.Send(core.Message{Type: "n", Message: fmt.Sprint(n, " ", strings.Repeat("x", 500<<10))}); err != nil {
+				t.Fatal(err)
+			}
+			if got := p.text(); numberIn(got) != n {
+				t.Fatalf("got %.40s, want %d", got, n)
+			}
+			eventually(t, "the backlog", func() bool { return core.Drained(c) })
+			<-time.After(stall + stall/2)
+		}
+	})
+}
+
 func TestManySendersAndAPeerThatTalksShareOneConnection(t *testing.T) {
 	t.Parallel()
 	onEach(t, []core.Option{core.WithOutboxBytes(16 << 20)}, func(p *wire, c *core.Client) {
