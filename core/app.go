@@ -98,7 +98,11 @@ func (a *App) publish(ctx context.Context, channel string, text []byte, except [
 	select {
 	case err = <-word:
 	case <-ctx.Done():
-		err = ctx.Err()
+		select {
+		case err = <-word: // both: the word counts
+		default:
+			err = ctx.Err()
+		}
 	}
 	if err != nil {
 		return unavailable("publish", err)

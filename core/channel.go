@@ -188,7 +188,7 @@ func (ch *channel) appendLocked(payload []byte, except []string) {
 func (ch *channel) miss() {
 	ch.mu.Lock()
 	var begin bool
-	if !ch.closed && ch.live > 0 {
+	if !ch.closed && (ch.live > 0 || ch.topic.Channel == "") {
 		ch.gap = true
 		begin = ch.beginLocked()
 	}
@@ -425,6 +425,10 @@ func (ch *channel) members() []*subscription {
 	return members
 }
 
+// gapText has no channel when it is broadcasts that were missed.
 func gapText(channel string) []byte {
+	if channel == "" {
+		return []byte(`{"type":"gap"}`)
+	}
 	return append(appendString([]byte(`{"type":"gap","channel":`), channel), '}')
 }

@@ -105,7 +105,7 @@ func (c *Client) Push(channels []string, payload any, opts ...PushOption) error 
 }
 
 // Sub subscribes to channels, all or none; being subscribed already is fine. When it has returned nil, everything
-// published from then on arrives. It takes at most 5 s and returns ErrChannelName, ErrTooManyChannels, ErrUnavailable,
+// published from then on arrives. It takes at most 6 s and returns ErrChannelName, ErrTooManyChannels, ErrUnavailable,
 // an error of the driver, or ErrClosed.
 func (c *Client) Sub(channels ...string) error {
 	if c.app == nil {

@@ -809,6 +809,10 @@ func TestAGapIsToldInItsPlace(t *testing.T) {
 	}
 	d.node().Gap(core.Topic{Channel: "room"}) // in a quiet channel too
 	conn.Expect("gap")
+	d.node().Gap(core.Topic{}) // of the broadcasts
+	if got := conn.Expect("gap"); got.Raw != `{"type":"gap"}` {
+		t.Fatal(got.Raw)
+	}
 	conn.Nothing()
 }
 

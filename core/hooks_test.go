@@ -486,10 +486,11 @@ func TestAClientThatEndsWithOpenPublicationsEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := &later{Driver: drivers.NewMemoryDriver()}
-		var book diary
+		var events diary
+		book, log := keepJournal(t)
 		allows := permissive()
-		allows.Event = book.note
-		s := coretest.RunOn(t, d, allows)
+		allows.Event = events.note
+		s := coretest.RunOn(t, d, allows, log)
 		p, client := wirePipe(t, s, "ann")
 		go func() { // ends with the connection
 			for range 100 {
@@ -504,10 +505,13 @@ func TestAClientThatEndsWithOpenPublicationsEnds(t *testing.T) {
 		}
 		p.rest()
 		synctest.Wait()
-		if got := book.of(client); got != "online0 offline0" {
+		if got := events.of(client); got != "online0 offline0" {
 			t.Fatal(got)
 		}
 		d.settle(64)
+		if failures := book.with("ERROR"); len(failures) != 0 { // that a client has ended is no failure
+			t.Fatal(failures)
+		}
 	})
 }
 

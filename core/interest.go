@@ -233,7 +233,7 @@ func (h *hub) regain() {
 		}
 	})
 	for _, t := range h.topics() {
-		if ch := h.channel(t); ch != nil {
+		if ch := h.channel(t); ch != nil && t.Channel != "" { // to tell it of broadcasts as well would say the same twice
 			ch.miss()
 		}
 	}

@@ -182,6 +182,7 @@ func TestNoPingIsPutBehindABacklog(t *testing.T) {
 		if err := c.Send(number(1)); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
 		before := core.BacklogBytes(c)
 		<-time.After(time.Minute)
 		if after := core.BacklogBytes(c); after != before || c.Closed() {
