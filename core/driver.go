@@ -37,7 +37,7 @@ type Link interface {
 
 	// Register makes a connection known to Find on all nodes under the next number of its client id: of two connections
 	// the later one has the higher number. It calls numbered with it once, before Find can return the connection and
-	// before Register returns. Leave of Topic{App: app} takes it back.
+	// before Register returns. Numbers start at 1. Leave of Topic{App: app} takes it back.
 	Register(ctx context.Context, app string, m Member, numbered func(number uint64)) error
 
 	// Join adds a connection to the members of topics and returns those of them in which its client id had no
@@ -57,7 +57,7 @@ type Link interface {
 	// node received it, and what the node answered where the driver can tell.
 	Command(ctx context.Context, node string, c Command) error
 
-	// Close ends the link. It returns when the driver will not call the node again, or when ctx ends.
+	// Close ends the link and takes back what the node has registered and joined, of which nobody is told. It returns when the driver will not call the node again, or when ctx ends.
 	Close(ctx context.Context) error
 }
 
