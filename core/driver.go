@@ -57,7 +57,8 @@ type Link interface {
 	// node received it, and what the node answered where the driver can tell.
 	Command(ctx context.Context, node string, c Command) error
 
-	// Close ends the link and takes back what the node has registered and joined, of which nobody is told. It returns when the driver will not call the node again, or when ctx ends.
+	// Close ends the link and takes back what the node has registered and joined, of which nobody is told. It returns when
+	// the driver will not call the node again, or when ctx ends.
 	Close(ctx context.Context) error
 }
 
