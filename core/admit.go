@@ -37,6 +37,9 @@ type Ticket struct {
 // host takes the connection over and calls Attach, also when the client is going to be refused: see RefuseAuto.
 // Admit writes nothing, keeps no part of h, and may be called concurrently.
 func (s *Service) Admit(ctx context.Context, h *Handshake) (*Ticket, error) {
+	if s == nil {
+		return nil, refuse(http.StatusInternalServerError, noService)
+	}
 	if r := h.malformed(); r != nil {
 		s.countRefusal(h, r, nil)
 		return nil, r
@@ -61,6 +64,8 @@ func (s *Service) Admit(ctx context.Context, h *Handshake) (*Ticket, error) {
 	}
 	return t, nil
 }
+
+const noService = "this route has no service: it was mounted with a nil *core.Service"
 
 // refusesByClose reports whether the refusal takes the form of a connection that is closed.
 func (s *Service) refusesByClose(h *Handshake) bool {
@@ -142,7 +147,7 @@ func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (
 	answered := make(chan answer, 1)
 	// It ends when the hook returns; Auth has no context, so a hook that hangs is left behind.
 	go func() {
-		var a answer
+		a := answer{err: &panicError{value: "Auth ended its goroutine"}}
 		defer func() {
 			if v := recover(); v != nil {
 				err := &panicError{value: v, stack: debug.Stack()}
@@ -165,7 +170,7 @@ func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (
 func (s *Service) accept(t *Ticket, identity, more map[string]any) error {
 	if err := t.take(identity, more, s.opts.presence); err != nil {
 		s.opts.log.Error("gows: unusable identity", "app", t.app.name, "err", err)
-		return refuse(http.StatusServiceUnavailable, "try again")
+		return refuse(http.StatusInternalServerError, "the identity cannot be used: see the server's log")
 	}
 	if t.expires != 0 && t.expires <= time.Now().Unix() {
 		return refuse(CloseExpired, "the token has expired")
@@ -230,7 +235,7 @@ func clientID(identity map[string]any) (string, error) {
 	}
 	if id == "" {
 		keys := slices.Sorted(maps.Keys(identity))
-		return "", fmt.Errorf(`gows: Auth returned no "client_id" (keys: %s)`, strings.Join(keys, ", "))
+		return "", fmt.Errorf(`gows: the identity has no "client_id" (keys: %s)`, strings.Join(keys, ", "))
 	}
 	return id, nil
 }

@@ -208,6 +208,9 @@ type userID int
 
 func (id userID) String() string { return fmt.Sprintf("user-%d", int(id)) }
 
+// unusable is what a client hears whose identity is the application's mistake.
+const unusable = "the identity cannot be used: see the server's log"
+
 func TestClientIDs(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -254,7 +257,7 @@ func TestClientIDs(t *testing.T) {
 				},
 			})
 			if c.id == "" {
-				refusedBothWays(t, mount(t, service), http.StatusServiceUnavailable, core.CloseInternal, "try again")
+				refusedBothWays(t, mount(t, service), http.StatusInternalServerError, core.CloseInternal, unusable)
 				if n := len(log.with("level=ERROR", "gows: unusable identity", c.inLog)); n != 2 {
 					t.Errorf("%d log lines contain %q: %s", n, c.inLog, log.with())
 				}
@@ -276,8 +279,8 @@ func TestAnIdentityWithoutClientIDNamesItsKeysInTheLog(t *testing.T) {
 	} {
 		log, logged := keepJournal(t)
 		service := coretest.Run(t, logged, &core.Provider{Auth: func(string) (map[string]any, error) { return identity, nil }})
-		refusedBothWays(t, mount(t, service), http.StatusServiceUnavailable, core.CloseInternal, "try again")
-		if n := len(log.with("level=ERROR", `Auth returned no \"client_id\" `+keys)); n != 2 {
+		refusedBothWays(t, mount(t, service), http.StatusInternalServerError, core.CloseInternal, unusable)
+		if n := len(log.with("level=ERROR", `the identity has no \"client_id\" `+keys)); n != 2 {
 			t.Error(log.with())
 		}
 	}
@@ -310,7 +313,7 @@ func TestAnExpiryThatIsNoTimeIsRefusedAndLogged(t *testing.T) {
 			service := coretest.Run(t, logged, &core.Provider{Auth: func(string) (map[string]any, error) {
 				return map[string]any{"client_id": "alice", "exp": exp}, nil
 			}})
-			refusedBothWays(t, mount(t, service), http.StatusServiceUnavailable, core.CloseInternal, "try again")
+			refusedBothWays(t, mount(t, service), http.StatusInternalServerError, core.CloseInternal, unusable)
 			if n := len(log.with("level=ERROR", "gows: unusable identity")); n != 2 {
 				t.Error(log.with())
 			}
@@ -549,7 +552,7 @@ func TestPresenceDataThatCannotBeEncodedIsRefusedAndLogged(t *testing.T) {
 	service := coretest.Run(t, logged, core.WithPresenceData("name"), &core.Provider{Auth: func(string) (map[string]any, error) {
 		return map[string]any{"client_id": "alice", "name": func() {}}, nil
 	}})
-	refusedBothWays(t, mount(t, service), http.StatusServiceUnavailable, core.CloseInternal, "try again")
+	refusedBothWays(t, mount(t, service), http.StatusInternalServerError, core.CloseInternal, unusable)
 	if n := len(log.with("level=ERROR", "gows: unusable identity", "func()")); n != 2 {
 		t.Error(log.with())
 	}

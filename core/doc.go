@@ -16,7 +16,8 @@
 //
 //	handshake.go   the request in plain values          origin.go   which pages may connect
 //	admit.go       who is it? Auth, identity -> Ticket
-//	door.go        net/http: hijack, refuse             serveconn.go  connections of other libraries
+//	door.go        net/http: hijack, refuse             hijacked.go   Fiber: out of fasthttp's hands
+//	serveconn.go   connections of other libraries
 //	connection.go  from the 101 to the end: the reader  socket*.go  reading without a buffer, writing without waiting
 //	sessions.go    one client id, several connections
 //	decode.go      the envelope                         message.go  payloads and answers

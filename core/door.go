@@ -58,6 +58,9 @@ func (s *Service) Refuse(w http.ResponseWriter, r *http.Request, code int, reaso
 // AdmitRefused is Admit for a client whose refusal is decided: the error is for the host to write, a ticket for Attach.
 func (s *Service) AdmitRefused(h *Handshake, code int, reason string) (*Ticket, error) {
 	r := refuse(code, reason)
+	if s == nil {
+		return nil, r
+	}
 	s.countRefusal(h, r, nil)
 	if h.malformed() != nil || !s.refusesByClose(h) || !originAllowed(h.Header.Get("Origin"), h.Host, s.opts.origins) {
 		return nil, r
@@ -78,24 +81,37 @@ func (s *Service) WriteRefusal(w http.ResponseWriter, err error) {
 	_ = json.NewEncoder(w).Encode(r) // the client may have gone
 }
 
-// hijack takes the connection from net/http. Some wrappers of a ResponseWriter claim to be an http.Hijacker and panic.
+// hijack takes the connection from net/http. Some wrappers of a ResponseWriter claim to be an http.Hijacker and panic, or
+// count the response as written, when the one they wrap is none: so that one is asked first.
 func hijack(w http.ResponseWriter) (nc net.Conn, leftover []byte, err error) {
+	inner := innermost(w)
 	defer func() {
 		if v := recover(); v != nil {
-			nc, err = nil, fmt.Errorf("gows: the connection cannot be hijacked (%T: %v): mount the route outside that middleware", w, v)
+			nc, err = nil, fmt.Errorf("gows: the connection cannot be hijacked (%T: %v): mount the route outside that middleware", inner, v)
 		}
 	}()
-	nc, buffered, err := http.NewResponseController(w).Hijack()
-	switch {
-	case errors.Is(err, http.ErrNotSupported):
-		return nil, nil, fmt.Errorf("gows: the connection cannot be hijacked (%T): mount the route outside the timeout middleware", w)
-	case err != nil:
-		return nil, nil, fmt.Errorf("gows: the connection cannot be hijacked: %w", err)
-	case buffered == nil:
-		return nc, nil, nil
+	if _, ok := inner.(http.Hijacker); !ok {
+		return nil, nil, fmt.Errorf("gows: the connection cannot be hijacked (%T): mount the route outside the timeout middleware", inner)
 	}
-	leftover, _ = buffered.Peek(buffered.Reader.Buffered())
+	nc, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, nil, fmt.Errorf("gows: the connection cannot be hijacked (%T): %w", inner, err)
+	}
+	if buffered != nil {
+		leftover, _ = buffered.Peek(buffered.Reader.Buffered())
+	}
 	return nc, leftover, nil
+}
+
+// innermost follows the convention of http.ResponseController.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = wrapper.Unwrap()
+	}
 }
 
 const (

@@ -352,6 +352,43 @@ func TestAConnectionThatCannotBeHadIsAnError(t *testing.T) {
 	}
 }
 
+// layer is a middleware's ResponseWriter as Gin's: it can hijack only if what it wraps can, and panics otherwise.
+type layer struct{ wrapper }
+
+func (l layer) Unwrap() http.ResponseWriter { return l.ResponseWriter }
+
+func TestTheCulpritBelowOtherWrappersIsNamedWithoutAsking(t *testing.T) {
+	t.Parallel()
+	service := coretest.Run(t, core.WithLogger(nil), &core.Provider{Auth: core.Anonymous})
+	asked := func() (net.Conn, *bufio.ReadWriter, error) {
+		t.Error("Hijack was called, though nothing below can")
+		return nil, nil, http.ErrNotSupported
+	}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		service.ServeHTTP(layer{wrapper{w, asked}}, r)
+	})
+	got := knock(t, mount(t, http.TimeoutHandler(handler, coretest.Patience, "")), "/", nil)
+	if got.Status != http.StatusInternalServerError || !strings.Contains(got.Body.Reason, "(*http.timeoutWriter)") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestARouteWithoutAServiceSaysSo(t *testing.T) {
+	t.Parallel()
+	var service *core.Service
+	for _, header := range []http.Header{nil, {"Origin": {"http://localhost"}}} {
+		got := knock(t, mount(t, service), "/", header)
+		if got.Status != http.StatusInternalServerError || !strings.Contains(got.Body.Reason, "nil *core.Service") {
+			t.Errorf("%+v", got)
+		}
+		refuse := func(w http.ResponseWriter, r *http.Request) { service.Refuse(w, r, 3005, "expired") }
+		got = knock(t, mount(t, http.HandlerFunc(refuse)), "/", header)
+		if got.Status != http.StatusUnauthorized || got.Body.Code != 3005 || got.Body.Reason != "expired" {
+			t.Errorf("%+v", got)
+		}
+	}
+}
+
 func TestAHijackerWithoutABufferServes(t *testing.T) {
 	t.Parallel()
 	service := coretest.Run(t, echo())

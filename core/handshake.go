@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strings"
 )
 
@@ -31,6 +32,52 @@ func NewHandshake(r *http.Request) *Handshake {
 	return &Handshake{
 		Method: r.Method, Host: r.Host, RemoteAddr: r.RemoteAddr, Header: r.Header, Query: r.URL.Query(), Identity: identity,
 	}
+}
+
+// Clone returns a copy that shares no memory with h: strings, and the strings, maps and slices in Identity and Data, to any
+// depth; pointers and structs in them are kept. It is for hosts that reuse the memory of a request for the next one, as
+// Fiber does.
+func (h *Handshake) Clone() *Handshake {
+	return &Handshake{
+		Method: strings.Clone(h.Method), Host: strings.Clone(h.Host), RemoteAddr: strings.Clone(h.RemoteAddr),
+		Header: owned(h.Header), Query: owned(h.Query),
+		App: strings.Clone(h.App), Token: strings.Clone(h.Token), Identity: owned(h.Identity), Data: owned(h.Data),
+	}
+}
+
+func owned[M ~map[string]V, V any](m M) M {
+	return clone(reflect.ValueOf(m)).Interface().(M) //nolint:errcheck // clone keeps the type
+}
+
+func clone(v reflect.Value) reflect.Value {
+	switch v.Kind() {
+	case reflect.String:
+		return reflect.ValueOf(strings.Clone(v.String())).Convert(v.Type())
+	case reflect.Interface:
+		if !v.IsNil() {
+			return clone(v.Elem())
+		}
+	case reflect.Map:
+		if v.IsNil() {
+			return v
+		}
+		c := reflect.MakeMapWithSize(v.Type(), v.Len())
+		for key, value := range v.Seq2() {
+			c.SetMapIndex(clone(key), clone(value))
+		}
+		return c
+	case reflect.Slice:
+		if v.IsNil() {
+			return v
+		}
+		c := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+		for i := range v.Len() {
+			c.Index(i).Set(clone(v.Index(i)))
+		}
+		return c
+	default:
+	}
+	return v
 }
 
 type identityKey struct{}
@@ -75,7 +122,7 @@ func (h *Handshake) malformed() *Refusal {
 	case h.Method != http.MethodGet:
 		return wrong(http.StatusMethodNotAllowed, "a WebSocket handshake is a GET request", "Allow", http.MethodGet)
 	case !h.upgrades():
-		return wrong(http.StatusUpgradeRequired, "this is a WebSocket endpoint: connect with new WebSocket(url)",
+		return wrong(http.StatusUpgradeRequired, "this is a WebSocket endpoint: connect with new WebSocket(url); a proxy in between must speak HTTP/1.1 and pass on Upgrade and Connection",
 			"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13")
 	case h.Header.Get("Sec-Websocket-Version") != "13":
 		return wrong(http.StatusUpgradeRequired, "Sec-WebSocket-Version must be 13",

@@ -7,11 +7,15 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
+	"unsafe"
 
 	"github.com/gorilla/websocket"
 
@@ -19,6 +23,8 @@ import (
 	"github.com/duxweb/go-ws/core/coretest"
 	"github.com/duxweb/go-ws/drivers"
 )
+
+const toldToUpgrade = "this is a WebSocket endpoint: connect with new WebSocket(url); a proxy in between must speak HTTP/1.1 and pass on Upgrade and Connection"
 
 func TestRequestsThatAreNoHandshakeAreToldWhatIsWrong(t *testing.T) {
 	t.Parallel()
@@ -32,15 +38,15 @@ func TestRequestsThatAreNoHandshakeAreToldWhatIsWrong(t *testing.T) {
 	}{
 		{
 			"a plain GET is told to upgrade", func(r *http.Request) { r.Header = http.Header{} },
-			http.StatusUpgradeRequired, mustUpgrade, "this is a WebSocket endpoint: connect with new WebSocket(url)",
+			http.StatusUpgradeRequired, mustUpgrade, toldToUpgrade,
 		},
 		{
 			"a GET that upgrades to something else is told to upgrade", func(r *http.Request) { r.Header.Set("Upgrade", "h2c") },
-			http.StatusUpgradeRequired, mustUpgrade, "this is a WebSocket endpoint: connect with new WebSocket(url)",
+			http.StatusUpgradeRequired, mustUpgrade, toldToUpgrade,
 		},
 		{
 			"an Upgrade that the Connection header does not name is told to upgrade", func(r *http.Request) { r.Header.Set("Connection", "keep-alive") },
-			http.StatusUpgradeRequired, mustUpgrade, "this is a WebSocket endpoint: connect with new WebSocket(url)",
+			http.StatusUpgradeRequired, mustUpgrade, toldToUpgrade,
 		},
 		{
 			"a draft version is told the version", func(r *http.Request) { r.Header.Set("Sec-Websocket-Version", "8") },
@@ -311,4 +317,30 @@ func FuzzHandshake(f *testing.F) {
 			t.Fatalf("%v", response.Header)
 		}
 	})
+}
+
+func TestACloneOfAHandshakeOutlivesTheMemoryOfTheRequest(t *testing.T) {
+	t.Parallel()
+	memory := []byte("alice")
+	s := unsafe.String(&memory[0], len(memory)) // a string as Fiber makes them
+	type claims map[string]any                  // as those of JWT libraries
+	since := time.Now()
+	h := &core.Handshake{
+		Method: s, Host: s, RemoteAddr: s, App: s, Token: s,
+		Header:   http.Header{s: {s, s}},
+		Query:    url.Values{s: {s}},
+		Identity: map[string]any{"client_id": s, s: []any{s, 1, nil}, "claims": claims{s: []string{s}}, "since": since, "nil": nil},
+		Data:     map[string]any{"pairs": map[string]string{s: s}, "bytes": []byte(s), "none": []string(nil)},
+	}
+	clone, want := h.Clone(), fmt.Sprintf("%#v", h)
+	copy(memory, "MALLO")
+	if got := fmt.Sprintf("%#v", clone); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if got := fmt.Sprintf("%#v", h); strings.Contains(got, "alice") {
+		t.Error("the request's memory has not changed:", got)
+	}
+	if empty := (&core.Handshake{}).Clone(); !reflect.DeepEqual(empty, &core.Handshake{}) {
+		t.Errorf("%#v", empty)
+	}
 }

@@ -1,0 +1,135 @@
+package core
+
+import (
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// AttachHijacked is Attach for a connection out of a hijack handler of fasthttp, on which Fiber stands. hc is what the
+// handler was given; kept is whether the server has KeepHijackedConns set, so that it does not close the connection when
+// the handler returns. The server writes no response of its own (HijackSetNoResponse).
+//
+// Plain TCP and Unix sockets are taken out of the server's hands, and AttachHijacked returns at once. Any other (TLS, or
+// MaxConnsPerIP set) belongs to the server until the handler returns: AttachHijacked then returns when the connection
+// has ended and nothing uses it any more.
+func (s *Service) AttachHijacked(hc net.Conn, t *Ticket, kept bool) {
+	raw := hc
+	if wrapper, ok := hc.(interface{ UnsafeConn() net.Conn }); ok {
+		raw = wrapper.UnsafeConn()
+	}
+	if nc := detach(raw, kept); nc != nil {
+		leftover := buffered(hc, raw)
+		if nc != raw {
+			_ = raw.Close()
+		}
+		s.Attach(nc, leftover, t)
+		return
+	}
+	h := &held{Conn: hc, ended: make(chan struct{})}
+	s.Attach(h, nil, t)
+	<-h.ended
+	h.uses.Wait()
+	_ = hc.Close() // does something only when the connection is kept
+}
+
+// detach returns a connection to raw's peer that outlives the server's hold on raw, or nil when there is none. It asks
+// for exact types, as newRawSocket does.
+func detach(raw net.Conn, kept bool) net.Conn {
+	var filed interface{ File() (*os.File, error) }
+	switch c := raw.(type) {
+	case *net.TCPConn:
+		filed = c
+	case *net.UnixConn:
+		filed = c
+	default:
+		return nil
+	}
+	if kept {
+		return raw
+	}
+	f, err := filed.File()
+	if err != nil { // no descriptor is left, for example
+		return nil
+	}
+	defer f.Close()
+	nc, err := net.FileConn(f)
+	if err != nil {
+		return nil
+	}
+	return nc
+}
+
+// buffered returns what the server has read behind the request. Nothing may be read through hc later: its buffer goes
+// back to the server's pool when the handler returns, and another client's request comes out of it.
+func buffered(hc, raw net.Conn) []byte {
+	_ = raw.SetReadDeadline(time.Unix(1, 0)) // beyond the buffer, reading fails at once
+	var b [512]byte
+	var all []byte
+	for {
+		n, err := hc.Read(b[:])
+		all = append(all, b[:n]...)
+		if err != nil {
+			return all
+		}
+	}
+}
+
+// held is a connection that its server closes and reuses as soon as the handler returns: once it is closed here nobody
+// touches it any more.
+type held struct {
+	net.Conn
+
+	ended chan struct{}  // closed by Close
+	uses  sync.WaitGroup // reads and writes under way
+
+	mu     sync.Mutex // guards closed, and that no deadline is set after it
+	closed bool
+}
+
+func (h *held) Read(p []byte) (int, error) { return h.transfer(h.Conn.Read, p) }
+
+func (h *held) Write(p []byte) (int, error) { return h.transfer(h.Conn.Write, p) }
+
+func (h *held) transfer(move func([]byte) (int, error), p []byte) (int, error) {
+	h.mu.Lock()
+	closed := h.closed
+	if !closed {
+		h.uses.Add(1)
+	}
+	h.mu.Unlock()
+	if closed {
+		return 0, net.ErrClosed
+	}
+	defer h.uses.Done()
+	return move(p)
+}
+
+func (h *held) SetDeadline(t time.Time) error { return h.limit(h.Conn.SetDeadline, t) }
+
+func (h *held) SetReadDeadline(t time.Time) error { return h.limit(h.Conn.SetReadDeadline, t) }
+
+func (h *held) SetWriteDeadline(t time.Time) error { return h.limit(h.Conn.SetWriteDeadline, t) }
+
+func (h *held) limit(set func(time.Time) error, t time.Time) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return net.ErrClosed
+	}
+	return set(t)
+}
+
+// Close wakes who reads or writes; the server does the closing.
+func (h *held) Close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return net.ErrClosed
+	}
+	h.closed = true
+	err := h.Conn.SetDeadline(time.Unix(1, 0))
+	close(h.ended)
+	return err
+}
