@@ -34,9 +34,11 @@ var known = []string{
 }
 
 // Main runs a package's tests and exits. Where they passed but goroutines stay, it prints the stacks and exits with 1.
+// others are functions of other libraries whose goroutines stay, and are none of ours.
 //
 //	func TestMain(m *testing.M) { leaktest.Main(m) }
-func Main(m *testing.M) {
+func Main(m *testing.M, others ...string) {
+	known = append(known, others...)
 	code := m.Run()
 	if code == 0 { // a failed test may have had no chance to clean up
 		if leaked := wait(Leaked); len(leaked) > 0 {
