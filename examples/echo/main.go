@@ -1,0 +1,4 @@
+// Command echo is the chat of examples/chat behind echo.
+package main
+
+func main() {}
