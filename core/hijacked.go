@@ -2,7 +2,6 @@ package core
 
 import (
 	"net"
-	"os"
 	"sync"
 	"time"
 )
@@ -34,31 +33,15 @@ func (s *Service) AttachHijacked(hc net.Conn, t *Ticket, kept bool) {
 	_ = hc.Close() // does something only when the connection is kept
 }
 
-// detach returns a connection to raw's peer that outlives the server's hold on raw, or nil when there is none. It asks
-// for exact types, as newRawSocket does.
+// detach returns a connection to raw's peer that outlives the server's hold on raw, or nil when there is none.
 func detach(raw net.Conn, kept bool) net.Conn {
-	var filed interface{ File() (*os.File, error) }
-	switch c := raw.(type) {
-	case *net.TCPConn:
-		filed = c
-	case *net.UnixConn:
-		filed = c
-	default:
+	if !plain(raw) {
 		return nil
 	}
 	if kept {
 		return raw
 	}
-	f, err := filed.File()
-	if err != nil { // no descriptor is left, for example
-		return nil
-	}
-	defer f.Close()
-	nc, err := net.FileConn(f)
-	if err != nil {
-		return nil
-	}
-	return nc
+	return duplicate(raw)
 }
 
 // buffered returns what the server has read behind the request. Nothing may be read through hc later: its buffer goes

@@ -187,7 +187,7 @@ func (p *peer) talks() {
 	}
 }
 
-func plain(nc net.Conn) net.Conn { return nc }
+func bare(nc net.Conn) net.Conn { return nc }
 
 func TestAPlainConnectionOutlivesTheHijackHandlerOfFasthttp(t *testing.T) {
 	t.Parallel()
@@ -196,7 +196,7 @@ func TestAPlainConnectionOutlivesTheHijackHandlerOfFasthttp(t *testing.T) {
 			t.Run(network+map[bool]string{true: ", kept"}[kept], func(t *testing.T) {
 				t.Parallel()
 				service := coretest.Run(t, echo())
-				h := hostOn(t, network, service, kept, plain)
+				h := hostOn(t, network, service, kept, bare)
 				p := h.enter()
 				<-h.returned
 				p.talks()
@@ -214,19 +214,15 @@ func TestAPlainConnectionOutlivesTheHijackHandlerOfFasthttp(t *testing.T) {
 func TestAConnectionThatFasthttpTakesBackIsHeldUntilNobodyUsesIt(t *testing.T) {
 	t.Parallel()
 	certified := mountTLS(t, nil).TLS
-	for name, wrap := range map[string]func(*testing.T) func(net.Conn) net.Conn{
-		"TLS": func(*testing.T) func(net.Conn) net.Conn {
-			return func(nc net.Conn) net.Conn { return tls.Server(nc, certified) }
-		},
-		"a limit per address": func(t *testing.T) func(net.Conn) net.Conn {
-			return func(nc net.Conn) net.Conn { return &pooled{Conn: nc, t: t} }
-		},
+	for name, wrap := range map[string]func(t *testing.T, nc net.Conn) net.Conn{
+		"TLS":                 func(_ *testing.T, nc net.Conn) net.Conn { return tls.Server(nc, certified) },
+		"a limit per address": func(t *testing.T, nc net.Conn) net.Conn { t.Helper(); return &pooled{Conn: nc, t: t} },
 	} {
 		for _, kept := range []bool{false, true} {
 			t.Run(name+map[bool]string{true: ", kept"}[kept], func(t *testing.T) {
 				t.Parallel()
 				service := coretest.Run(t, core.WithLogger(nil), echo(), core.WithWriteStall(50*time.Millisecond))
-				h := hostOn(t, "tcp", service, kept, wrap(t))
+				h := hostOn(t, "tcp", service, kept, func(nc net.Conn) net.Conn { return wrap(t, nc) })
 				for _, end := range []func(p *peer){
 					func(p *peer) { _ = p.Close() },
 					func(p *peer) { p.say(masked(frame.Close, "\x03\xe8")) },

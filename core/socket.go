@@ -34,6 +34,16 @@ func newSocket(nc net.Conn) socket {
 	return &stream{nc: nc}
 }
 
+// plain reports whether nc is a connection as the system has it. It asks for exact types: a wrapper that embeds a
+// *net.TCPConn has its methods too, but may change what is read and written.
+func plain(nc net.Conn) bool {
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
+}
+
 // stream is a socket that can only block: TLS, pipes, and everything on systems without readiness. It takes nothing in
 // try, so all writing is the drainer's.
 type stream struct {

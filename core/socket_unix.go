@@ -3,6 +3,7 @@
 package core
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -31,19 +32,13 @@ var readBuffers = sync.Pool{New: func() any {
 	return &b
 }}
 
-// newRawSocket returns nil for connections it cannot serve. It asks for exact types: a wrapper that embeds a *net.TCPConn
-// has its SyscallConn too, but may change what is read and written.
+// newRawSocket returns nil for connections it cannot serve.
 func newRawSocket(nc net.Conn) socket {
-	var raw syscall.RawConn
-	var err error
-	switch c := nc.(type) {
-	case *net.TCPConn:
-		raw, err = c.SyscallConn()
-	case *net.UnixConn:
-		raw, err = c.SyscallConn()
-	default:
+	_, duplicated := nc.(*duplicated)
+	if !duplicated && !plain(nc) {
 		return nil
 	}
+	raw, err := nc.(syscall.Conn).SyscallConn() //nolint:errcheck // all of these are a syscall.Conn
 	if err != nil {
 		return nil
 	}
@@ -51,6 +46,51 @@ func newRawSocket(nc net.Conn) socket {
 	s := &rawSocket{nc: nc, raw: raw}
 	s.readOnce = s.tryRead
 	return s
+}
+
+// duplicated is a connection on a duplicate of another one's descriptor: less than net.FileConn would make of it, which
+// duplicates once more and keeps both addresses.
+type duplicated struct{ *os.File }
+
+// duplicate returns nil when it cannot: when no descriptor is left, for example.
+func duplicate(nc net.Conn) net.Conn {
+	raw, err := nc.(syscall.Conn).SyscallConn() //nolint:errcheck // plain connections are one
+	if err != nil {
+		return nil
+	}
+	var copied int
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		syscall.ForkLock.RLock() // no child may inherit it
+		defer syscall.ForkLock.RUnlock()
+		if copied, failed = syscall.Dup(int(fd)); failed == nil {
+			syscall.CloseOnExec(copied)
+		}
+	})
+	if err != nil || failed != nil {
+		return nil
+	}
+	file := os.NewFile(uintptr(copied), "socket")
+	if err := file.SetDeadline(time.Time{}); err != nil { // it would block
+		_ = file.Close()
+		return nil
+	}
+	return &duplicated{file}
+}
+
+func (d *duplicated) LocalAddr() net.Addr { return nil }
+
+func (d *duplicated) RemoteAddr() net.Addr { return nil }
+
+// CloseWrite is that of net.TCPConn.
+func (d *duplicated) CloseWrite() error {
+	raw, err := d.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = syscall.Shutdown(int(fd), syscall.SHUT_WR) })
+	return errors.Join(err, failed)
 }
 
 func (s *rawSocket) read() ([]byte, error) {

@@ -2,7 +2,6 @@ package adaptertest
 
 import (
 	"encoding/base64"
-	"io"
 	"net/http"
 	"strings"
 
@@ -43,9 +42,8 @@ func (s *stage) tokens() {
 		if offered := c.header.Get("Sec-WebSocket-Protocol") != ""; offered != (conn.protocol == "gows") {
 			s.Errorf("%v: the subprotocol is %q", c.header, conn.protocol)
 		}
-		text, err := io.ReadAll(th.get(http.MethodGet, "/token"+c.query, c.header).Body)
-		if err != nil || string(text) != c.token {
-			s.Errorf("%v: Token is %q, %v, want %q", c.header, text, err, c.token)
+		if got := th.get(http.MethodGet, "/token"+c.query, c.header).text; got != c.token {
+			s.Errorf("%v: Token is %q, want %q", c.header, got, c.token)
 		}
 	}
 }
@@ -107,7 +105,7 @@ func (s *stage) refusedByMiddleware() {
 	const reason = "the token has expired"
 	th.knock("/expired", th.page()).is(s.T, http.StatusSwitchingProtocols, core.CloseExpired, reason)
 	th.knock("/expired", nil).is(s.T, http.StatusUnauthorized, core.CloseExpired, reason)
-	th.decode(th.get(http.MethodGet, "/expired", nil)).is(s.T, http.StatusUnauthorized, core.CloseExpired, reason)
+	th.refused(th.get(http.MethodGet, "/expired", nil)).is(s.T, http.StatusUnauthorized, core.CloseExpired, reason)
 	th.knock("/expired", header("Origin", "https://evil.example")).is(s.T, http.StatusUnauthorized, core.CloseExpired, reason)
 	if refused := th.service.Stats().Refused; refused != 4 {
 		s.Errorf("%d refusals were counted", refused)
@@ -126,18 +124,18 @@ func (s *stage) origins() {
 func (s *stage) noHandshake() {
 	th := s.open(everybody())
 	const wrongFrame = 1002
-	got := th.decode(th.get(http.MethodGet, "/ws?token=alice", nil))
+	got := th.refused(th.get(http.MethodGet, "/ws?token=alice", nil))
 	if got.Status != http.StatusUpgradeRequired || got.Code != wrongFrame || !strings.Contains(got.Reason, "new WebSocket(url)") ||
 		got.header.Get("Upgrade") != "websocket" || got.header.Get("Sec-WebSocket-Version") != "13" {
 		s.Errorf("%+v", got)
 	}
-	got = th.decode(th.get(http.MethodPost, "/ws?token=alice", nil))
+	got = th.refused(th.get(http.MethodPost, "/ws?token=alice", nil))
 	got.is(s.T, http.StatusMethodNotAllowed, wrongFrame, "a WebSocket handshake is a GET request")
 	if got.header.Get("Allow") != http.MethodGet {
 		s.Error("Allow:", got.header.Get("Allow"))
 	}
 	old := header("Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "8", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
-	th.decode(th.get(http.MethodGet, "/ws", old)).is(s.T, http.StatusUpgradeRequired, wrongFrame, "Sec-WebSocket-Version must be 13")
+	th.refused(th.get(http.MethodGet, "/ws", old)).is(s.T, http.StatusUpgradeRequired, wrongFrame, "Sec-WebSocket-Version must be 13")
 }
 
 func (s *stage) noService() {
@@ -149,7 +147,7 @@ func (s *stage) noService() {
 		th.knock(path, nil).is(s.T, want.Status, want.Code, want.Reason)
 	}
 	th.knock("/ws?token=alice", th.page()).is(s.T, http.StatusSwitchingProtocols, core.CloseRestart, "gows: service.Run was not called")
-	if status := th.get(http.MethodGet, "/from", nil).StatusCode; status != http.StatusNoContent {
+	if status := th.get(http.MethodGet, "/from", nil).status; status != http.StatusNoContent {
 		s.Error("a service that does not run pushes too; status", status)
 	}
 }

@@ -62,9 +62,7 @@ func (s *stage) serve(service *core.Service) *theater {
 }
 
 // page is the header of a page of the server's own origin.
-func (th *theater) page(more ...string) http.Header {
-	return header(append([]string{"Origin", "http" + th.scheme + "://" + th.address}, more...)...)
-}
+func (th *theater) page() http.Header { return header("Origin", "http"+th.scheme+"://"+th.address) }
 
 func header(pairs ...string) http.Header {
 	h := http.Header{}
@@ -109,7 +107,7 @@ func (th *theater) knock(path string, h http.Header) answer {
 	}
 	defer response.Body.Close()
 	if err != nil {
-		return th.decode(response)
+		return th.refused(th.read(response))
 	}
 	defer ws.Close()
 	_ = ws.SetReadDeadline(time.Now().Add(coretest.Patience))
@@ -117,8 +115,24 @@ func (th *theater) knock(path string, h http.Header) answer {
 	return answer{Status: response.StatusCode, Code: closed.Code, Reason: closed.Text}
 }
 
+// reply is what a plain request gets.
+type reply struct {
+	status int
+	header http.Header
+	text   string
+}
+
+func (th *theater) read(response *http.Response) reply {
+	th.Helper()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		th.Fatal(err)
+	}
+	return reply{response.StatusCode, response.Header, string(text)}
+}
+
 // get makes a plain request.
-func (th *theater) get(method, path string, h http.Header) *http.Response {
+func (th *theater) get(method, path string, h http.Header) reply {
 	th.Helper()
 	request, err := http.NewRequestWithContext(th.Context(), method, "http"+th.scheme+"://"+th.address+path, nil)
 	if err != nil {
@@ -129,23 +143,19 @@ func (th *theater) get(method, path string, h http.Header) *http.Response {
 	if err != nil {
 		th.Fatal(err)
 	}
-	th.Cleanup(func() { _ = response.Body.Close() })
-	return response
+	defer response.Body.Close()
+	return th.read(response)
 }
 
-// decode reads a refusal, whose body must agree with the status.
-func (th *theater) decode(response *http.Response) answer {
+// refused reads a refusal, whose body must agree with the status.
+func (th *theater) refused(r reply) answer {
 	th.Helper()
-	a := answer{header: response.Header}
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		th.Fatal(err)
+	a := answer{header: r.header}
+	if err := json.Unmarshal([]byte(r.text), &a); err != nil || a.Status != r.status {
+		th.Fatalf("%d with the body %q: %v", r.status, r.text, err)
 	}
-	if err := json.Unmarshal(text, &a); err != nil || a.Status != response.StatusCode {
-		th.Fatalf("%s with the body %q: %v", response.Status, text, err)
-	}
-	if kind := response.Header.Get("Content-Type"); !strings.HasPrefix(kind, "application/json") {
-		th.Errorf("%s with the Content-Type %q", response.Status, kind)
+	if kind := r.header.Get("Content-Type"); !strings.HasPrefix(kind, "application/json") {
+		th.Errorf("%d with the Content-Type %q", r.status, kind)
 	}
 	return a
 }

@@ -8,13 +8,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,48 +21,18 @@ import (
 	"time"
 
 	"github.com/duxweb/go-ws/core"
-	"github.com/duxweb/go-ws/drivers"
 )
 
 // The test binary plays three parts: the test, the server, and the crowd of clients.
 func TestMain(m *testing.M) {
 	switch os.Getenv("CROWD_ROLE") {
 	case "server":
-		serve()
+		serve(os.Args[1:])
 	case "readers":
 		readers(os.Args[1:])
 	default:
 		os.Exit(m.Run())
 	}
-}
-
-// serve runs a server until its standard input ends, and prints its address.
-func serve() {
-	service := core.New(drivers.NewMemoryDriver(), &core.Provider{
-		Auth: func(token string) (map[string]any, error) {
-			return map[string]any{"client_id": token, "user_name": token}, nil
-		},
-		Subscribe: func(*core.Client, string) error { return nil },
-		Publish:   func(*core.Client, *core.Message) error { return nil },
-	}, core.WithLogger(slog.New(slog.DiscardHandler)))
-	if err := service.Run(); err != nil {
-		fatal(err)
-	}
-	http.Handle("/ws", service)
-	http.HandleFunc("/stats", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(service.Stats()) })
-	http.HandleFunc("/gc", func(http.ResponseWriter, *http.Request) {
-		for range 3 {
-			runtime.GC()
-		}
-		debug.FreeOSMemory()
-	})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		fatal(err)
-	}
-	fmt.Println(listener.Addr())
-	go func() { fatal(http.Serve(listener, nil)) }()
-	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
 // mark stands in each message once, and in no header of these frames.
@@ -296,31 +263,9 @@ func eventually(t *testing.T, what string, there func() bool) {
 	}
 }
 
-func TestAnIdleConnectionCosts5500BytesAtMost(t *testing.T) {
-	const crowd = 5000
-	server := start(t, "server")
-	addr := server.line()
-	collect := func() int {
-		response, err := http.Get("http://" + addr + "/gc")
-		must(t, err)
-		must(t, response.Body.Close())
-		return server.memory("VmRSS")
-	}
-	before := collect()
-	room := start(t, "readers", addr, "room", strconv.Itoa(crowd))
-	if got := room.line(); got != "ready" {
-		t.Fatal(got)
-	}
-	each := (collect() - before) / crowd
-	t.Logf("%d bytes of resident memory for each connection, authenticated and in one channel", each)
-	if each > 5500 {
-		t.Errorf("%d bytes, 5,500 at most", each)
-	}
-}
-
 func TestAFloodClosesNobodyAndTheChannelBesideItStaysQuick(t *testing.T) {
 	const crowd = 1000
-	server := start(t, "server")
+	server := start(t, "server", "net/http")
 	addr := server.line()
 	room := start(t, "readers", addr, "flooded", strconv.Itoa(crowd))
 	if got := room.line(); got != "ready" {
@@ -392,7 +337,7 @@ func (c *client) roundTrips(t *testing.T) time.Duration {
 
 func TestTheOthersGetEverythingWhileOneOfTenThousandNeverReads(t *testing.T) {
 	const crowd, messages, size = 9999, 600, 8 << 10
-	server := start(t, "server")
+	server := start(t, "server", "net/http")
 	addr := server.line()
 	deaf := join(t, addr, "deaf", "room")
 	room := start(t, "readers", addr, "room", strconv.Itoa(crowd))
