@@ -16,7 +16,7 @@ import (
 // subscribed to a channel, and idle: resident memory as the system counts it, after a garbage collection.
 func BenchmarkIdleConnection(b *testing.B) {
 	const connections = 2000
-	s := newSnippets(b)
+	s := newSnippets(b, ".")
 	for _, block := range read(b, english).blocks {
 		if strings.HasPrefix(block.code, "package main") {
 			s.add("idle", block)

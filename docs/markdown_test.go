@@ -16,7 +16,16 @@ const (
 )
 
 // pages are the documents that these tests answer for.
-var pages = []string{english, chinese, wire, "guarantees.md"}
+var pages = slices.Concat([]string{wire, "guarantees.md"}, readmes[0][:], readmes[1][:], readmes[2][:], readmes[3][:], readmes[4][:], readmes[5][:])
+
+// readmes are in English and in Chinese.
+var readmes = [][2]string{
+	{english, chinese}, of("gin"), of("echo"), of("echov5"), of("fiber"), of("fiberv3"),
+}
+
+func of(adapter string) [2]string {
+	return [2]string{"../adapters/" + adapter + "/README.md", "../adapters/" + adapter + "/README.zh-CN.md"}
+}
 
 // page is what the tests need to know of one document.
 type page struct {

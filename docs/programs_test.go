@@ -24,17 +24,25 @@ const original = "testdata/original/README.md"
 
 func TestTheGoCodeOfTheDocsCompilesAndItsProgramsRun(t *testing.T) {
 	t.Parallel()
-	s := newSnippets(t)
-	var programs []string
+	s, wider := newSnippets(t, "."), newSnippets(t, "../e2e")
+	var programs, quickStarts []string
 	for _, file := range pages {
 		for _, b := range read(t, file).blocks {
 			if b.lang != "go" {
 				continue
 			}
-			name := nameOf(b)
-			s.add(name, b)
-			if file == english && strings.HasPrefix(b.code, "package main") {
-				programs = append(programs, name)
+			name, whole := nameOf(b), strings.HasPrefix(b.code, "package main")
+			switch {
+			case frameworkOf(b) == nil:
+				s.add(name, b)
+				if file == english && whole {
+					programs = append(programs, name)
+				}
+			default:
+				wider.add(name, b)
+				if strings.HasSuffix(file, "/README.md") && whole {
+					quickStarts = append(quickStarts, name)
+				}
 			}
 		}
 	}
@@ -44,6 +52,16 @@ func TestTheGoCodeOfTheDocsCompilesAndItsProgramsRun(t *testing.T) {
 	program := originalProgram(t)
 	s.add("original_program", program)
 	s.build()
+	wider.build()
+	if len(quickStarts) != len(readmes)-1 {
+		t.Errorf("%d programs of the adapters, one each is wanted: %v", len(quickStarts), quickStarts)
+	}
+	for _, name := range quickStarts {
+		t.Run(name+" talks", func(t *testing.T) {
+			t.Parallel()
+			talkToTheQuickStart(t, start(t, wider, name))
+		})
+	}
 	if len(programs) != 3 {
 		t.Fatalf("the README has %d programs, and there are 3 ways to drive them here", len(programs))
 	}

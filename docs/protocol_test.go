@@ -59,6 +59,8 @@ func newServer(t *testing.T) *server {
 				return nil, errors.New("please enter a name")
 			case "broken":
 				return nil, fmt.Errorf("database: %w", context.DeadlineExceeded)
+			case "nameless":
+				return map[string]any{"name": "Nobody"}, nil
 			}
 			identity := map[string]any{"client_id": token, "name": strings.ToUpper(token[:1]) + token[1:]}
 			switch token {

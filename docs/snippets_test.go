@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/scanner"
 	"go/token"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,11 +25,14 @@ import (
 // of it, which readers do not see:
 //
 //	<!-- go: type User struct{ ID string } -->
+//
+// A block about a framework is built in the module e2e, which has them all, any other in the module of the library.
 var packages = map[string]string{
 	"context": "context", "errors": "errors", "fmt": "fmt", "http": "net/http", "json": "encoding/json", "log": "log",
 	"os": "os", "signal": "os/signal", "slices": "slices", "slog": "log/slog", "strings": "strings", "syscall": "syscall",
-	"testing": "testing", "time": "time", "utf8": "unicode/utf8",
+	"testing": "testing", "time": "time", "utf8": "unicode/utf8", "httptest": "net/http/httptest", "url": "net/url",
 
+	"jwt":       "github.com/golang-jwt/jwt/v5",
 	"redis":     "github.com/redis/go-redis/v9",
 	"core":      "github.com/duxweb/go-ws/core",
 	"coretest":  "github.com/duxweb/go-ws/core/coretest",
@@ -49,6 +53,77 @@ var (
 	t        *testing.T
 )
 `
+
+// framework is what blocks about one have in addition.
+type framework struct {
+	name      string // of its package
+	adapter   string // folder of its adapter
+	packages  map[string]string
+	variables string
+	listens   *strings.Replacer // makes a program listen on what it inherits
+}
+
+var frameworks = []framework{
+	{
+		name: "gin", adapter: "gin",
+		packages:  map[string]string{"gin": "github.com/gin-gonic/gin"},
+		variables: "var router *gin.Engine",
+		listens:   strings.NewReplacer(`router.Run(":8080")`, "router.RunListener(inherited())"),
+	},
+	{
+		name: "echo", adapter: "echov5",
+		packages: map[string]string{
+			"echo": "github.com/labstack/echo/v5", "middleware": "github.com/labstack/echo/v5/middleware",
+			"echojwt": "github.com/labstack/echo-jwt/v5",
+		},
+		variables: "var e *echo.Echo",
+		listens:   strings.NewReplacer(`e.Start(":8080")`, "(&http.Server{Handler: e}).Serve(inherited())"),
+	},
+	{
+		name: "echo", adapter: "echo",
+		packages: map[string]string{
+			"echo": "github.com/labstack/echo/v4", "middleware": "github.com/labstack/echo/v4/middleware",
+			"echojwt": "github.com/labstack/echo-jwt/v4",
+		},
+		variables: "var e *echo.Echo",
+		listens:   strings.NewReplacer(`e.Start(":8080")`, "(&http.Server{Handler: e}).Serve(inherited())"),
+	},
+	{
+		name: "fiber", adapter: "fiberv3",
+		packages: map[string]string{
+			"fiber": "github.com/gofiber/fiber/v3", "keyauth": "github.com/gofiber/fiber/v3/middleware/keyauth",
+			"logger": "github.com/gofiber/fiber/v3/middleware/logger", "jwtware": "github.com/gofiber/contrib/v3/jwt",
+			"extractors": "github.com/gofiber/fiber/v3/extractors",
+		},
+		variables: "var app *fiber.App",
+		listens:   strings.NewReplacer(`app.Listen(":8080")`, "app.Listener(inherited())"),
+	},
+	{
+		name: "fiber", adapter: "fiber",
+		packages: map[string]string{
+			"fiber": "github.com/gofiber/fiber/v2", "keyauth": "github.com/gofiber/fiber/v2/middleware/keyauth",
+			"logger": "github.com/gofiber/fiber/v2/middleware/logger", "jwtware": "github.com/gofiber/contrib/jwt",
+			"fiberws": "github.com/gofiber/contrib/websocket",
+		},
+		variables: "var app *fiber.App",
+		listens:   strings.NewReplacer(`app.Listen(":8080")`, "app.Listener(inherited())"),
+	},
+}
+
+// frameworkOf returns the framework that a block is about, or nil: the one of its page, else the one that its code names.
+func frameworkOf(b block) *framework {
+	folder := filepath.Base(filepath.Dir(b.file))
+	var named *framework
+	for i, f := range frameworks {
+		if f.adapter == folder {
+			return &frameworks[i]
+		}
+		if strings.Contains(b.code, f.name+".") || strings.Contains(b.code, `/adapters/`+f.adapter+`"`) {
+			named = &frameworks[i]
+		}
+	}
+	return named
+}
 
 // listener replaces the address of a program: the test listens and hands its socket down, so that no port has to be free
 // and nobody has to wait until the program is there. For each line that comes in the program collects its garbage.
@@ -79,19 +154,20 @@ func inherited() net.Listener {
 
 var listens = regexp.MustCompile(`http\.ListenAndServe\(":8080", |server\.ListenAndServe\(`)
 
-// snippets are files to be built, in a folder of the module so that they see what its packages see.
+// snippets are files to be built, in a folder of a module so that they see what its packages see.
 type snippets struct {
-	t     testing.TB
-	dir   string
-	bin   string
-	names []string
-	main  []string // those that are programs
-	tests []string // those that are tests
+	t      testing.TB
+	module string
+	dir    string // in the module
+	bin    string
+	names  []string
+	main   []string // those that are programs
+	tests  []string // those that are tests
 }
 
-func newSnippets(t testing.TB) *snippets {
+func newSnippets(t testing.TB, module string) *snippets {
 	t.Helper()
-	dir, err := os.MkdirTemp("testdata", "build-") //nolint:usetesting // t.TempDir is outside the module
+	dir, err := os.MkdirTemp(filepath.Join(module, "testdata"), "build-") //nolint:usetesting // t.TempDir is outside the module
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +176,11 @@ func newSnippets(t testing.TB) *snippets {
 			t.Error(err)
 		}
 	})
-	return &snippets{t: t, dir: dir, bin: t.TempDir()}
+	inside, err := filepath.Rel(module, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &snippets{t: t, module: module, dir: inside, bin: t.TempDir()}
 }
 
 // add takes in a block under a name. Errors in it will name the document and the line.
@@ -125,6 +205,9 @@ func (s *snippets) add(name string, b block) {
 			return strings.NewReplacer("ListenAndServe(", "Serve(inherited(), ", `":8080", `, "").Replace(call)
 		})
 		changed = strings.ReplaceAll(changed, "inherited(), )", "inherited())")
+		if f := frameworkOf(b); f != nil {
+			changed = f.listens.Replace(changed)
+		}
 		if changed == text {
 			s.t.Fatalf("%s:%d: the program does not listen on :8080 in a known way", b.file, b.line)
 		}
@@ -137,7 +220,7 @@ func (s *snippets) add(name string, b block) {
 
 func (s *snippets) write(name, file, text string) {
 	s.t.Helper()
-	dir := filepath.Join(s.dir, name)
+	dir := filepath.Join(s.module, s.dir, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		s.t.Fatal(err)
 	}
@@ -156,7 +239,7 @@ func (s *snippets) build() {
 	}
 }
 
-// goCommand runs one go command on all packages of those names. Neither a workspace nor a network is needed.
+// goCommand runs one go command on all packages of those names. No workspace is needed.
 func (s *snippets) goCommand(verb string, names []string, flags ...string) {
 	s.t.Helper()
 	args := append([]string{verb}, flags...)
@@ -164,7 +247,8 @@ func (s *snippets) goCommand(verb string, names []string, flags ...string) {
 		args = append(args, "./"+filepath.ToSlash(filepath.Join(s.dir, name)))
 	}
 	cmd := exec.CommandContext(s.t.Context(), "go", args...)
-	cmd.Env = append(os.Environ(), "GOWORK=off", "GOPROXY=off")
+	cmd.Dir = s.module
+	cmd.Env = append(os.Environ(), "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		s.t.Fatalf("go %s of the docs: %v\n%s", verb, err, out)
 	}
@@ -190,11 +274,17 @@ func fragment(t testing.TB, b block, path string) string {
 		body = fmt.Sprintf("func _() {\n%s%s}\n", body, uses(t, b, code))
 	}
 	rest := more + "\n" + body
-	vars := variables
-	for _, name := range declared(rest) { // a fragment may have its own
-		vars = regexp.MustCompile(`(?m)^\t`+name+` .*\n`).ReplaceAllString(vars, "")
+	vars, known := variables, packages
+	if f := frameworkOf(b); f != nil {
+		vars += f.variables + "\n"
+		known = maps.Clone(packages)
+		maps.Copy(known, f.packages)
+		known["gows"] = "github.com/duxweb/go-ws/adapters/" + f.adapter
 	}
-	return head + imports(vars+rest) + vars + rest
+	for _, name := range declared(rest) { // a fragment may have its own
+		vars = regexp.MustCompile(`(?m)^(\t|var )`+name+` .*\n`).ReplaceAllString(vars, "")
+	}
+	return head + imports(vars+rest, known) + vars + rest
 }
 
 // uses returns statements that use the variables a fragment declares for its reader alone.
@@ -243,10 +333,10 @@ func declared(code string) []string {
 }
 
 // imports returns the import declarations that code needs: one for each known package whose name is followed by a dot.
-func imports(code string) string {
+func imports(code string, known map[string]string) string {
 	var text strings.Builder
 	for _, name := range qualifiers(code) {
-		if path, ok := packages[name]; ok {
+		if path, ok := known[name]; ok {
 			fmt.Fprintf(&text, "import %s %q\n", name, path)
 		}
 	}
@@ -288,7 +378,7 @@ func tokens(code string) []tok {
 
 // nameOf is a folder's name for a block.
 func nameOf(b block) string {
-	name := strings.NewReplacer(".md", "", ".", "_", "-", "_").Replace(filepath.Base(b.file))
+	name := strings.NewReplacer("../", "", ".md", "", ".", "_", "-", "_", "/", "_").Replace(filepath.ToSlash(b.file))
 	return strings.ToLower(name) + "_" + strconv.Itoa(b.line)
 }
 

@@ -39,6 +39,7 @@ var refused = map[string]string{
 	"was turned down by the application":                           "GET /ws HTTP/1.1\nHost: localhost\n" + upgrade + key + "\n",
 	"has a token that has expired":                                 "GET /ws?token=expired HTTP/1.1\nHost: localhost\n" + upgrade + key + "\n",
 	"met an error of the server: a database that is away, a panic": "GET /ws?token=broken HTTP/1.1\nHost: localhost\n" + upgrade + key + "\n",
+	"was given an identity that is none: no `client_id`":           "GET /ws?token=nameless HTTP/1.1\nHost: localhost\n" + upgrade + key + "\n",
 	"came while the server shuts down":                             "GET /ws?token=alice HTTP/1.1\nHost: localhost\n" + upgrade + key + "\n",
 }
 
@@ -236,7 +237,13 @@ func TestEveryTestThatTheDocsNameExists(t *testing.T) {
 
 func TestBothREADMEsSayTheSame(t *testing.T) {
 	t.Parallel()
-	en, zh := read(t, english), read(t, chinese)
+	for _, both := range readmes {
+		t.Run(filepath.Dir(both[0]), func(t *testing.T) { sayTheSame(t, read(t, both[0]), read(t, both[1])) })
+	}
+}
+
+func sayTheSame(t *testing.T, en, zh page) {
+	t.Helper()
 	if len(en.headings) != len(zh.headings) {
 		t.Errorf("%d headings in English, %d in Chinese", len(en.headings), len(zh.headings))
 	}

@@ -1,0 +1,299 @@
+package gows_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	gows "github.com/duxweb/go-ws/adapters/echo"
+	"github.com/duxweb/go-ws/core"
+	"github.com/duxweb/go-ws/core/coretest"
+)
+
+// TestAClientStaysWhoItWas: Echo hands the context of a request to the next one.
+func TestAClientStaysWhoItWas(t *testing.T) {
+	t.Parallel()
+	service := coretest.Run(t, speaking(), core.WithLogger(nil))
+	e := echo.New()
+	e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			c.Set("user", c.Request().Header.Get("X-User"))
+			c.Set("roles", []string{c.Request().Header.Get("X-User")})
+			return next(c)
+		}
+	})
+	e.GET("/plain/:user", func(c echo.Context) error { return c.String(http.StatusOK, c.Param("user")) })
+	e.GET("/ws/:user", gows.Echo(service,
+		gows.WithIdentity(func(c echo.Context) map[string]any { return map[string]any{"client_id": c.Get("user")} }),
+		gows.WithData(func(c echo.Context) map[string]any {
+			return map[string]any{"user": c.Param("user"), "roles": c.Get("roles")}
+		})))
+	s := open(t, e)
+	alice, _ := s.knock("/ws/alice", "X-User", "alice")
+	const want = "alice map[client_id:alice roles:[alice] user:alice]"
+	if got := alice.whoami(); got != want {
+		t.Fatal(got)
+	}
+	var others sync.WaitGroup
+	for range 4 {
+		others.Go(func() {
+			for range 50 {
+				s.get("/plain/MALLORY", "X-User", "MALLORY")
+				mallory, _ := s.knock("/ws/MALLORY", "X-User", "MALLORY")
+				_ = mallory.Close()
+			}
+		})
+	}
+	others.Wait()
+	if got := alice.whoami(); got != want {
+		t.Errorf("alice has become %s", got)
+	}
+}
+
+// TestWhatFollowsASocketDoesNotReachIt: middlewares go on after the adapter, with a response that is none any more.
+func TestWhatFollowsASocketDoesNotReachIt(t *testing.T) {
+	t.Parallel()
+	late := errors.New("too late")
+	for name, follow := range map[string]func(c echo.Context) error{
+		"an error":         func(echo.Context) error { return late },
+		"an error of HTTP": func(echo.Context) error { return echo.NewHTTPError(http.StatusTeapot, "too late") },
+		"its handler":      func(c echo.Context) error { c.Error(late); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			service := coretest.Run(t, speaking(), core.WithLogger(nil))
+			e := echo.New()
+			e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
+				return func(c echo.Context) error {
+					if err := next(c); err != nil {
+						t.Error("the adapter returned", err)
+					}
+					return follow(c)
+				}
+			})
+			e.GET("/ws", gows.Echo(service))
+			s := open(t, e)
+			alice, _ := s.knock("/ws", "Token", "alice")
+			alice.whoami()
+			s.handling.Wait()
+			alice.whoami()
+			if got := s.log.String(); got != "" {
+				t.Error(got)
+			}
+		})
+	}
+}
+
+// TestTheServerShutsDownBeforeTheService: Echo's Shutdown is that of net/http, which knows nothing of WebSockets, so that
+// main waits first for the server and then for the service. A function of RegisterOnShutdown is no place for that: nobody
+// waits for it.
+func TestTheServerShutsDownBeforeTheService(t *testing.T) {
+	t.Parallel()
+	service := coretest.Run(t, speaking(), core.WithLogger(nil))
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.GET("/ws", gows.Echo(service))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Listener = l
+	called, release, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	e.Server.RegisterOnShutdown(func() {
+		defer close(done)
+		close(called)
+		<-release
+	})
+	ended := make(chan error, 1)
+	go func() { ended <- e.Start("") }()
+	s := &site{T: t, address: l.Addr().String()}
+	alice, _ := s.knock("/ws", "Token", "alice")
+	ctx, cancel := context.WithTimeout(context.Background(), coretest.Patience)
+	defer cancel()
+	if err := e.Shutdown(ctx); err != nil {
+		t.Fatal("the server waited for the socket, or for the function:", err)
+	}
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
+	<-called
+	close(release)
+	<-done
+	alice.whoami()
+	down := make(chan error, 1)
+	go func() { down <- service.Shutdown(ctx) }()
+	if code := alice.closes(); code != core.CloseRestart {
+		t.Error("closed with", code)
+	}
+	if err := <-down; err != nil {
+		t.Error(err)
+	}
+}
+
+// speaking lets in everybody, under their token, and tells them who they are.
+func speaking() *core.Provider {
+	return &core.Provider{
+		Auth: func(token string) (map[string]any, error) { return map[string]any{"client_id": token}, nil },
+		Message: func(m *core.Message, client *core.Client) error {
+			return m.Reply(fmt.Sprint(client.ClientID, " ", client.Data))
+		},
+	}
+}
+
+// site is a server, and what it logs.
+type site struct {
+	*testing.T
+
+	server   *http.Server
+	address  string
+	handling sync.WaitGroup // the requests
+	log      journal
+}
+
+func open(t *testing.T, h http.Handler) *site {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{T: t, address: l.Addr().String()}
+	s.server = &http.Server{ErrorLog: log.New(&s.log, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handling.Add(1)
+		defer s.handling.Done()
+		h.ServeHTTP(w, r)
+	})}
+	ended := make(chan error, 1)
+	go func() { ended <- s.server.Serve(l) }()
+	t.Cleanup(func() {
+		_ = s.server.Close()
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// journal is what was logged.
+type journal struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+// peer is a client in a few lines: a library for it would be a requirement of this module.
+type peer struct {
+	net.Conn
+
+	t  *testing.T
+	in *bufio.Reader
+}
+
+// knock asks for a WebSocket, with pairs of names and values in its header.
+func (s *site) knock(path string, pairs ...string) (*peer, *http.Response) {
+	s.Helper()
+	return s.request(path, coretest.Handshake().Header, pairs...)
+}
+
+// get makes an ordinary request.
+func (s *site) get(path string, pairs ...string) *http.Response {
+	s.Helper()
+	p, response := s.request(path, http.Header{}, pairs...)
+	_ = p.Close()
+	return response
+}
+
+func (s *site) request(path string, h http.Header, pairs ...string) (*peer, *http.Response) {
+	s.Helper()
+	request, err := http.NewRequestWithContext(s.Context(), http.MethodGet, "http://"+s.address+path, nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	for request.Header = h; len(pairs) > 0; pairs = pairs[2:] {
+		h.Set(pairs[0], pairs[1])
+	}
+	nc, err := net.Dial("tcp", s.address)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { _ = nc.Close() })
+	_ = nc.SetDeadline(time.Now().Add(coretest.Patience))
+	p := &peer{nc, s.T, bufio.NewReader(nc)}
+	if err := request.Write(nc); err != nil {
+		s.Fatal(err)
+	}
+	response, err := http.ReadResponse(p.in, request)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return p, response
+}
+
+// whoami asks the provider of speaking.
+func (p *peer) whoami() string {
+	p.t.Helper()
+	const text = `{"id":"1","type":"whoami"}`
+	if _, err := p.Write(append([]byte{0x81, 0x80 | byte(len(text)), 0, 0, 0, 0}, text...)); err != nil {
+		p.t.Fatal(err)
+	}
+	var m core.Message
+	if opcode, payload := p.hears(); opcode != 1 || json.Unmarshal(payload, &m) != nil || m.Type != "receive" {
+		p.t.Fatalf("frame %d: %q", opcode, payload)
+	}
+	return fmt.Sprint(m.Data)
+}
+
+// closes returns the code that the server closes with, and leaves.
+func (p *peer) closes() int {
+	p.t.Helper()
+	defer p.Close()
+	opcode, payload := p.hears()
+	if opcode != 8 || len(payload) < 2 {
+		p.t.Fatalf("frame %d: %q", opcode, payload)
+	}
+	return int(binary.BigEndian.Uint16(payload))
+}
+
+// hears returns the next frame.
+func (p *peer) hears() (opcode byte, payload []byte) {
+	p.t.Helper()
+	var head [4]byte
+	if _, err := io.ReadFull(p.in, head[:2]); err != nil {
+		p.t.Fatal(err)
+	}
+	size := int(head[1])
+	if size == 126 {
+		if _, err := io.ReadFull(p.in, head[2:]); err != nil {
+			p.t.Fatal(err)
+		}
+		size = int(binary.BigEndian.Uint16(head[2:]))
+	}
+	payload = make([]byte, size)
+	if _, err := io.ReadFull(p.in, payload); err != nil {
+		p.t.Fatal(err)
+	}
+	return head[0] & 0xf, payload
+}
