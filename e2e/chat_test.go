@@ -69,36 +69,26 @@ func (c chatter) here(want ...string) { c.t.Helper(); c.wait(names+`.join() === 
 // The network being cut shows in the console, which is how a browser reports it.
 const networkErrors = `WebSocket connection to|net::ERR_`
 
+// scenarios are what every example does.
+var scenarios = []struct {
+	name string
+	play func(t *testing.T, chromium *browser, binary string)
+}{
+	{"two talk in a room and a third elsewhere hears nothing", twoTalk},
+	{"the server restarts and both come back", restart},
+	{"who is kicked sees it and may come back", kick},
+	{"an impossible name is refused with the reason", impossibleName},
+	{"a reload stays in the chat and shows what was said", reload},
+}
+
 func TestChat(t *testing.T) {
-	binary, chromium := buildChat(t), newBrowser(t)
-
-	t.Run("two talk in a room and a third elsewhere hears nothing", func(t *testing.T) {
-		chat := newServer(t, binary)
-		alice, bob, carol := chromium.join(t, chat.url, "alice"), chromium.join(t, chat.url, "bob"), chromium.join(t, chat.url, "carol")
-		carol.goTo("go")
-		carol.inRoom("go", "carol")
-		alice.here("alice", "bob")
-		alice.wait(events + `.includes('carol left')`)
-
-		alice.say("hello <b>bob</b>")
-		bob.sees("hello <b>bob</b>") // as text
-		bob.say("hello alice")
-		alice.sees("hello <b>bob</b>", "hello alice")
-		alice.sent()
-		bob.wait(`document.querySelector('#log .message .who').textContent === 'alice'`)
-		bob.wait(`/^\d\d[:.]\d\d/.test(document.querySelector('#log .message time').textContent)`)
-
-		chat.post("/push?room=go", "for carol only") // what carol was sent before this, she has
-		carol.sees("for carol only")
-		carol.log("for carol only")
-
-		bob.click("#leave")
-		bob.wait(`!document.querySelector('#door').hidden && document.querySelector('#refusal').textContent === ''`)
-		alice.wait(events + `.includes('bob left')`)
-		alice.here("alice")
-	})
+	binary, chromium := build(t, "chat"), newBrowser(t)
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) { s.play(t, chromium, binary) })
+	}
 
 	t.Run("one's own message is grey until answered", func(t *testing.T) {
+		t.Parallel()
 		chat := newServer(t, binary)
 		network := newLink(t, chat.address)
 		alice, bob := chromium.join(t, network.url, "alice"), chromium.join(t, chat.url, "bob")
@@ -113,6 +103,7 @@ func TestChat(t *testing.T) {
 	})
 
 	t.Run("what was missed while away appears once, and what was written while away is sent once", func(t *testing.T) {
+		t.Parallel()
 		chat := newServer(t, binary)
 		network := newLink(t, chat.address)
 		alice, bob := chromium.join(t, network.url, "alice"), chromium.join(t, chat.url, "bob")
@@ -139,6 +130,7 @@ func TestChat(t *testing.T) {
 	})
 
 	t.Run("who missed more than the server remembers is told so", func(t *testing.T) {
+		t.Parallel()
 		chat := newServer(t, binary)
 		network := newLink(t, chat.address)
 		alice := chromium.join(t, network.url, "alice")
@@ -154,6 +146,7 @@ func TestChat(t *testing.T) {
 	})
 
 	t.Run("a message whose answer was lost is not sent twice", func(t *testing.T) {
+		t.Parallel()
 		chat := newServer(t, binary)
 		network := newLink(t, chat.address)
 		alice, bob := chromium.join(t, network.url, "alice"), chromium.join(t, chat.url, "bob")
@@ -174,32 +167,8 @@ func TestChat(t *testing.T) {
 		bob.log("once", "twice")
 	})
 
-	t.Run("the server restarts and both come back", func(t *testing.T) {
-		chat := newServer(t, binary)
-		alice, bob := chromium.join(t, chat.url, "alice"), chromium.join(t, chat.url, "bob")
-		for _, c := range []chatter{alice, bob} {
-			c.expect(networkErrors)
-		}
-		alice.say("before")
-		bob.sees("before")
-		chat.stop()
-		for _, c := range []chatter{alice, bob} {
-			c.wait(`/^(connecting|reconnecting in \d+ s)$/.test(` + state + `)`)
-		}
-		chat.start()
-		alice.inRoom("lobby", "alice")
-		bob.inRoom("lobby", "bob")
-		alice.here("alice", "bob")
-		bob.here("bob", "alice")
-		bob.say("still there?")
-		alice.sees("before", "still there?")
-		alice.say("yes")
-		bob.sees("before", "still there?", "yes")
-		alice.sent()
-		alice.log("before", "still there?", "yes") // the server has forgotten the first, the page has not
-	})
-
 	t.Run("the private room is refused and one stays where one was", func(t *testing.T) {
+		t.Parallel()
 		chat := newServer(t, binary)
 		alice, bob := chromium.join(t, chat.url, "alice"), chromium.join(t, chat.url, "bob")
 		alice.goTo("private")
@@ -210,31 +179,8 @@ func TestChat(t *testing.T) {
 		alice.wait(notice + ` === ''`)
 	})
 
-	t.Run("who is kicked sees it and may come back", func(t *testing.T) {
-		chat := newServer(t, binary)
-		alice, bob := chromium.join(t, chat.url, "alice"), chromium.join(t, chat.url, "bob")
-		alice.wait(names + `.includes('bob')`)
-		alice.do(chromedp.Focus(chromedp.CSS(`#people [data-name=bob] .kick`)))
-		alice.enter()
-		bob.wait(`document.querySelector('#over').open && document.querySelector('#over-text').textContent === 'You were kicked by alice'`)
-		bob.wait(state + ` === 'closed: kicked by alice'`)
-		alice.wait(events + `.includes('bob left')`)
-		bob.click("#back")
-		bob.inRoom("lobby", "bob")
-		alice.here("alice", "bob")
-
-		bob.say("/kick alice")
-		alice.wait(`document.querySelector('#over-text').textContent === 'You were kicked by bob'`)
-		bob.here("bob")
-		alice.keys(kb.Escape) // the other way out
-		alice.wait(`!document.querySelector('#door').hidden && document.querySelector('#name').value === 'alice'`)
-
-		bob.say("/kick nobody")
-		bob.wait(notice + `.startsWith('nobody was not kicked: ')`)
-		bob.expect("/kick") // the browser reports the status 400
-	})
-
 	t.Run("a person with two tabs is listed once", func(t *testing.T) {
+		t.Parallel()
 		chat := newServer(t, binary)
 		bob := chromium.join(t, chat.url, "bob")
 		first := chromium.join(t, chat.url, "alice")
@@ -256,6 +202,7 @@ func TestChat(t *testing.T) {
 	})
 
 	t.Run("REST pushes into a room, with the line that the page shows", func(t *testing.T) {
+		t.Parallel()
 		chat := newServer(t, binary)
 		alice := chromium.join(t, chat.url, "alice")
 		want := fmt.Sprintf("curl -d hello '%s/push?room=lobby'", chat.url)
@@ -276,18 +223,8 @@ func TestChat(t *testing.T) {
 		alice.wait(`document.querySelector('#copy').textContent === 'Copied'`)
 	})
 
-	t.Run("an impossible name is refused with the reason", func(t *testing.T) {
-		chat := newServer(t, binary)
-		mallory := chatter{chromium.open(t, chat.url)}
-		mallory.wait(`document.activeElement === document.querySelector('#name')`)
-		mallory.say("<script>")
-		mallory.wait(`document.querySelector('#refusal').textContent === 'a name has 1 to 24 letters or digits'`)
-		mallory.wait(`document.activeElement === document.querySelector('#name')`)
-		mallory.say("李雷") // in place of the refused name, which was selected
-		mallory.inRoom("lobby", "李雷")
-	})
-
 	t.Run("the keyboard is enough", func(t *testing.T) {
+		t.Parallel()
 		chat := newServer(t, binary)
 		alice := chromium.join(t, chat.url, "alice")
 		alice.keys(kb.ArrowDown, chromedp.KeyModifiers(kb.ModifierAlt))
@@ -304,17 +241,8 @@ func TestChat(t *testing.T) {
 		alice.sees("two\nlines")
 	})
 
-	t.Run("a reload stays in the chat and shows what was said", func(t *testing.T) {
-		chat := newServer(t, binary)
-		alice := chromium.join(t, chat.url, "alice")
-		alice.say("still here?")
-		alice.sent()
-		alice.do(chromedp.Reload())
-		alice.inRoom("lobby", "alice")
-		alice.sees("still here?")
-	})
-
 	t.Run("a phone needs no sideways scrolling", func(t *testing.T) {
+		t.Parallel()
 		chat := newServer(t, binary)
 		alice := chromium.join(t, chat.url, "alice")
 		alice.do(chromedp.EmulateViewport(360, 640, chromedp.EmulateMobile))
@@ -325,4 +253,148 @@ func TestChat(t *testing.T) {
 		alice.click("#here summary")
 		alice.wait(`document.querySelector('#people').checkVisibility() && ` + names + `.join() === 'alice'`)
 	})
+}
+
+func TestTheChatBehindAFramework(t *testing.T) {
+	chromium := newBrowser(t)
+	for _, example := range []string{"gin", "echo", "fiber"} {
+		binary := build(t, example)
+		t.Run(example, func(t *testing.T) {
+			t.Parallel()
+			for _, s := range scenarios {
+				t.Run(s.name, func(t *testing.T) { s.play(t, chromium, binary) })
+			}
+			t.Run("a notice to a person is seen in all windows", func(t *testing.T) {
+				t.Parallel()
+				chat := newServer(t, binary)
+				first, second := chromium.join(t, chat.url, "alice"), chromium.join(t, chat.url, "alice")
+				_, token := chat.post("/login", "name=bob")
+				if status, answer := chat.post("/users/alice/notify?token="+token, "lunch?"); status != 200 {
+					t.Fatal(status, answer)
+				}
+				for _, window := range []chatter{first, second} {
+					window.wait(notice + ` === 'lunch?'`)
+				}
+			})
+			t.Run("a token in a query is not logged", func(t *testing.T) {
+				t.Parallel()
+				chat := newServer(t, binary)
+				_, token := chat.post("/login", "name=bob")
+				if status, answer := chat.call("GET", "/ws?token="+token, ""); !strings.HasPrefix(token, jwt) || status != 426 {
+					t.Errorf("with the token %q: %d %s", token, status, answer)
+				}
+				chat.stop() // reads the log
+				if !strings.Contains(chat.output.String(), "/ws") {
+					t.Errorf("the log has no line:\n%s", chat.output.String())
+				}
+			})
+		})
+	}
+}
+
+func twoTalk(t *testing.T, chromium *browser, binary string) {
+	t.Helper()
+	t.Parallel()
+	chat := newServer(t, binary)
+	alice, bob, carol := chromium.join(t, chat.url, "alice"), chromium.join(t, chat.url, "bob"), chromium.join(t, chat.url, "carol")
+	carol.goTo("go")
+	carol.inRoom("go", "carol")
+	alice.here("alice", "bob")
+	alice.wait(events + `.includes('carol left')`)
+
+	alice.say("hello <b>bob</b>")
+	bob.sees("hello <b>bob</b>") // as text
+	bob.say("hello alice")
+	alice.sees("hello <b>bob</b>", "hello alice")
+	alice.sent()
+	bob.wait(`document.querySelector('#log .message .who').textContent === 'alice'`)
+	bob.wait(`/^\d\d[:.]\d\d/.test(document.querySelector('#log .message time').textContent)`)
+
+	chat.post("/push?room=go", "for carol only") // what carol was sent before this, she has
+	carol.sees("for carol only")
+	carol.log("for carol only")
+
+	bob.click("#leave")
+	bob.wait(`!document.querySelector('#door').hidden && document.querySelector('#refusal').textContent === ''`)
+	alice.wait(events + `.includes('bob left')`)
+	alice.here("alice")
+}
+
+func restart(t *testing.T, chromium *browser, binary string) {
+	t.Helper()
+	t.Parallel()
+	chat := newServer(t, binary)
+	alice, bob := chromium.join(t, chat.url, "alice"), chromium.join(t, chat.url, "bob")
+	for _, c := range []chatter{alice, bob} {
+		c.expect(networkErrors)
+	}
+	alice.say("before")
+	bob.sees("before")
+	chat.stop()
+	for _, c := range []chatter{alice, bob} {
+		c.wait(`/^(connecting|reconnecting in \d+ s)$/.test(` + state + `)`)
+	}
+	chat.start()
+	alice.inRoom("lobby", "alice")
+	bob.inRoom("lobby", "bob")
+	alice.here("alice", "bob")
+	bob.here("bob", "alice")
+	bob.say("still there?")
+	alice.sees("before", "still there?")
+	alice.say("yes")
+	bob.sees("before", "still there?", "yes")
+	alice.sent()
+	alice.log("before", "still there?", "yes") // the server has forgotten the first, the page has not
+}
+
+func kick(t *testing.T, chromium *browser, binary string) {
+	t.Helper()
+	t.Parallel()
+	chat := newServer(t, binary)
+	alice, bob := chromium.join(t, chat.url, "alice"), chromium.join(t, chat.url, "bob")
+	alice.wait(names + `.includes('bob')`)
+	alice.do(chromedp.Focus(chromedp.CSS(`#people [data-name=bob] .kick`)))
+	alice.enter()
+	bob.wait(`document.querySelector('#over').open && document.querySelector('#over-text').textContent === 'You were kicked by alice'`)
+	bob.wait(state + ` === 'closed: kicked by alice'`)
+	alice.wait(events + `.includes('bob left')`)
+	bob.click("#back")
+	bob.inRoom("lobby", "bob")
+	alice.here("alice", "bob")
+
+	bob.say("/kick alice")
+	alice.wait(`document.querySelector('#over-text').textContent === 'You were kicked by bob'`)
+	bob.here("bob")
+	alice.keys(kb.Escape) // the other way out
+	alice.wait(`!document.querySelector('#door').hidden && document.querySelector('#name').value === 'alice'`)
+
+	bob.say("/kick nobody")
+	bob.wait(notice + `.startsWith('nobody was not kicked: ')`)
+	bob.expect("/kick") // the browser reports the status 404
+}
+
+func impossibleName(t *testing.T, chromium *browser, binary string) {
+	t.Helper()
+	t.Parallel()
+	chat := newServer(t, binary)
+	mallory := chatter{chromium.open(t, chat.url)}
+	mallory.wait(`document.activeElement === document.querySelector('#name')`)
+	mallory.say("<script>")
+	mallory.expect("/login") // the browser reports the status 400
+	mallory.wait(`document.querySelector('#refusal').textContent === 'a name has 1 to 24 letters or digits'`)
+	mallory.wait(`document.activeElement === document.querySelector('#name')`)
+	mallory.say("李雷") // in place of the refused name, which was selected
+	mallory.inRoom("lobby", "李雷")
+}
+
+func reload(t *testing.T, chromium *browser, binary string) {
+	t.Helper()
+	t.Parallel()
+	chat := newServer(t, binary)
+	alice := chromium.join(t, chat.url, "alice")
+	alice.say("still here?")
+	alice.sent()
+	alice.do(chromedp.Reload())
+	alice.inRoom("lobby", "alice")
+	alice.sees("still here?")
 }

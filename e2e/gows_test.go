@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/duxweb/go-ws/core"
 )
 
 // station serves a page that has gows.js, and lets the test play the server frame by frame.
@@ -54,14 +56,15 @@ func newStation(t *testing.T, chromium *browser) *station {
 	mux := http.NewServeMux()
 	mux.Handle("/gows.js", http.FileServer(http.Dir("../examples/chat/page")))
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, harness) })
+	upgrader := websocket.Upgrader{Subprotocols: []string{"gows"}}
 	mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) {
-		conn, err := new(websocket.Upgrader).Upgrade(w, r, nil)
+		conn, err := upgrader.Upgrade(w, r, nil)
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		_ = conn.SetReadDeadline(time.Now().Add(patience))
-		s.accepted <- &peer{t, conn, r.URL.Query().Get("token")}
+		s.accepted <- &peer{t, conn, core.Token(r.Header, nil)}
 	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
@@ -286,16 +289,42 @@ func TestGows(t *testing.T) {
 
 	t.Run("the token is asked for every time and may take its time", func(t *testing.T) {
 		s := newStation(t, chromium)
-		eval[any](s.tab, `start(async () => { if (++tokens === 2) throw new Error('offline'); return 'token & ' + tokens })`)
+		eval[any](s.tab, `start(async () => { if (++tokens === 2) throw new Error('offline'); return '李雷???>>>~~~ ' + tokens })`)
 		p := s.accept().admit()
-		if p.token != "token & 1" {
+		if p.token != "李雷???>>>~~~ 1" {
 			t.Errorf("the first token is %q", p.token)
 		}
 		p.end(3005, "token expired")
-		if p = s.accept(); p.token != "token & 3" { // 2 failed, which was an attempt like any other
+		if p = s.accept(); p.token != "李雷???>>>~~~ 3" { // 2 failed, which was an attempt like any other
 			t.Errorf("the next token is %q", p.token)
 		}
 		s.wait(`waits.join() === '1000,2000'`)
+	})
+
+	t.Run("a page may do without a token", func(t *testing.T) {
+		s := newStation(t, chromium)
+		eval[any](s.tab, `start(() => '')`)
+		if p := s.accept().admit(); p.token != "" {
+			t.Errorf("the token is %q", p.token)
+		}
+		s.wait(`states.at(-1) === 'connected'`)
+	})
+
+	t.Run("a token that is refused for good ends it, and one that fails or comes too late does not", func(t *testing.T) {
+		s := newStation(t, chromium)
+		eval[any](s.tab, `window.fail = (words, code) => { throw Object.assign(new Error(words), { code }) }`)
+		eval[any](s.tab, `start(() => fail('a name, please', 3500))`)
+		s.wait(`states.join() === 'connecting,closed: a name, please 3500'`)
+		eval[any](s.tab, `states.length = 0, start(() => ++tokens === 1 ? fail('busy', 3004) : tokens === 2 ? fail('odd', 12) : 'alice')`)
+		s.accept().admit()
+		s.wait(`states.join() === 'connecting,reconnecting in 1 s 1006,connecting,reconnecting in 2 s 1006,connecting,connected'`)
+
+		eval[any](s.tab, `ws.close(), patience = 0.01, tokens = 0, states.length = 0`)
+		eval[any](s.tab, `start(() => ++tokens > 1 ? 'alice' : new Promise((_, reject) => { window.reject = () => reject(new Error('late')) }))`)
+		s.accept().admit() // the first attempt was given up
+		s.wait(`states.at(-1) === 'connected'`)
+		eval[any](s.tab, `reject(), new Promise(resolve => resolve())`)
+		s.wait(`states.join() === 'connecting,reconnecting in 1 s 1006,connecting,connected'`)
 	})
 
 	t.Run("close is final, even before the first connection", func(t *testing.T) {

@@ -18,7 +18,7 @@ func TestScreenshot(t *testing.T) {
 	if *screenshots == "" {
 		return // there is nothing to test
 	}
-	binary, chromium := buildChat(t), newBrowser(t)
+	binary, chromium := build(t, "chat"), newBrowser(t)
 	chat := newServer(t, binary)
 	network := newLink(t, chat.address)
 
@@ -92,6 +92,7 @@ func TestScreenshot(t *testing.T) {
 	mei.draw("kicked-dark")
 
 	door := chatter{chromium.open(t, chat.url)}
+	door.expect("/login")
 	door.say("?")
 	door.wait(`document.querySelector('#refusal').textContent !== ''`)
 	door.draw("door")

@@ -17,18 +17,17 @@ import (
 	"time"
 )
 
-// buildChat builds examples/chat, the program that people run.
-func buildChat(t *testing.T) string {
+// build builds one of the examples, the programs that people run, in the example's own module.
+func build(t *testing.T, example string) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "chat")
+	binary := filepath.Join(t.TempDir(), example)
 	command := exec.CommandContext(t.Context(), "go", "build", "-o", binary)
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
 		command.Args = append(command.Args, "-race") // a race in the server fails its stop
 	}
-	command.Args = append(command.Args, "./examples/chat")
-	command.Dir = ".."
+	command.Dir = filepath.Join("..", "examples", example)
 	if output, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("go build ./examples/chat: %v\n%s", err, output)
+		t.Fatalf("go build in examples/%s: %v\n%s", example, err, output)
 	}
 	return binary
 }
@@ -82,7 +81,8 @@ func (s *server) start() {
 	}
 }
 
-// stop asks the server to end, as a deployment does, and fails the test if it does not end well.
+// stop asks the server to end, as a deployment does, and fails the test if it does not end well, or has written a token
+// into its log.
 func (s *server) stop() {
 	s.t.Helper()
 	if s.process == nil {
@@ -96,15 +96,27 @@ func (s *server) stop() {
 	if err != nil || strings.Contains(s.output.String(), "panic") {
 		s.t.Errorf("the chat ended with %v:\n%s", err, s.output.String())
 	}
+	if strings.Contains(s.output.String(), jwt) {
+		s.t.Errorf("a token is in the log:\n%s", s.output.String())
+	}
 }
+
+// jwt is how every JWT begins: {" in base64.
+const jwt = "eyJ"
 
 // post is what the page's curl line does.
 func (s *server) post(path, body string) (status int, answer string) {
 	s.t.Helper()
-	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.url+path, strings.NewReader(body))
+	return s.call(http.MethodPost, path, body)
+}
+
+func (s *server) call(method, path, body string) (status int, answer string) {
+	s.t.Helper()
+	request, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, strings.NewReader(body))
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded") // as curl -d does
 	request.Close = true
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {

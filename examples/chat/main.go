@@ -9,92 +9,54 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"net/url"
 	"os/signal"
-	"regexp"
-	"strings"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/duxweb/go-ws/core"
 	"github.com/duxweb/go-ws/drivers"
 	"github.com/duxweb/go-ws/examples/chat/page"
+	"github.com/duxweb/go-ws/examples/chat/rooms"
 )
-
-var provider = &core.Provider{
-	// The token is the name: this chat believes everybody. Yours looks the token up and returns the user's id.
-	Auth: func(token string) (map[string]any, error) {
-		if name := strings.TrimSpace(token); isName.MatchString(name) {
-			return map[string]any{"client_id": name}, nil
-		}
-		return nil, errors.New("a name has 1 to 24 letters or digits")
-	},
-	// Type "subscribe": may this client enter?
-	Subscribe: func(_ *core.Client, channel string) error {
-		if past[channel] == nil {
-			return core.Errorf(http.StatusForbidden, "this room is for members only")
-		}
-		return nil
-	},
-	// Type "message": what is kept is what everybody in the room receives.
-	Publish: func(client *core.Client, message *core.Message) error {
-		message.ClientID = client.ClientID
-		return keep(message)
-	},
-	// Any other type is yours to define. The page asks for "history" whenever it has entered a room.
-	Message: func(message *core.Message, _ *core.Client) error {
-		if message.Type != "history" {
-			return core.Errorf(http.StatusNotFound, "there is no type %q", message.Type)
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		return message.Reply(past[message.Channel])
-	},
-}
-
-var (
-	isName = regexp.MustCompile(`^[\pL\pN][\pL\pM\pN ._-]{0,23}$`)
-	past   = map[string]*[]core.Message{"room:lobby": {}, "room:go": {}, "room:random": {}} // every open room
-	latest int64                                                                            // time of the last message
-	mu     sync.Mutex                                                                       // guards what they hold
-)
-
-// keep stamps a message with a time of its own and remembers it as one of the last 50 of its room.
-func keep(message *core.Message) error {
-	mu.Lock()
-	defer mu.Unlock()
-	kept := past[message.Channel]
-	if text := strings.TrimSpace(message.Message); kept == nil || text == "" || len(text) > 8<<10 {
-		return core.Errorf(http.StatusBadRequest, "a message needs an open room and a text of at most 8 KiB")
-	}
-	latest = max(latest+1, time.Now().UnixMilli())
-	message.Data, message.Meta = nil, map[string]int64{"time": latest}
-	*kept = append((*kept)[max(0, len(*kept)-49):], *message)
-	return nil
-}
 
 func main() {
 	addr := flag.String("addr", ":8080", "address to listen on")
 	flag.Parse()
 
-	service := core.New(drivers.NewMemoryDriver(), provider,
-		core.WithChannel("room:*", core.Rules{Presence: core.PresenceEvents})) // tell who joins and leaves
+	chat := rooms.New()
+	service := core.New(drivers.NewMemoryDriver(), &core.Provider{
+		Auth: func(token string) (map[string]any, error) { // who is it?
+			name, err := nameOf(token)
+			return map[string]any{"client_id": name}, err
+		},
+		Subscribe: chat.Subscribe, // may they listen?
+		Publish:   chat.Publish,   // may they speak?
+		Message:   chat.Message,   // everything else
+	}, core.WithChannel("room:*", core.Rules{Presence: core.PresenceEvents})) // tell who joins and leaves
 	if err := service.Run(); err != nil {
 		log.Fatal(err)
 	}
+
 	http.Handle("/ws", service)
 	http.Handle("/", http.FileServerFS(page.Files))
-	http.HandleFunc("POST /push", func(w http.ResponseWriter, r *http.Request) {
-		text, _ := io.ReadAll(io.LimitReader(r.Body, 9<<10))
-		message := &core.Message{Type: "message", Channel: "room:" + r.URL.Query().Get("room"), Message: string(text)}
-		err := keep(message)
-		if err == nil {
-			err = service.Push([]string{message.Channel}, message)
+	http.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
+		name, err := rooms.Name(r.FormValue("name"))
+		if err != nil {
+			answer(w, err)
+			return
 		}
-		answer(w, err)
+		_, _ = io.WriteString(w, tokenFor(name))
+	})
+	http.HandleFunc("POST /push", func(w http.ResponseWriter, r *http.Request) { // open to curl; yours asks who may
+		text, _ := io.ReadAll(io.LimitReader(r.Body, 9<<10))
+		answer(w, chat.Push(service, r.URL.Query().Get("room"), string(text)))
 	})
 	http.HandleFunc("POST /kick", func(w http.ResponseWriter, r *http.Request) { // yours asks who may
-		answer(w, service.Disconnect(r.Context(), r.FormValue("name"), 3503, "kicked by "+r.FormValue("by")))
+		by, err := nameOf(core.Token(r.Header, nil))
+		if err == nil {
+			err = service.Disconnect(r.Context(), r.FormValue("name"), core.CloseKicked, "kicked by "+by)
+		}
+		answer(w, err)
 	})
 
 	server := &http.Server{Addr: *addr, Handler: http.NewCrossOriginProtection().Handler(http.DefaultServeMux)}
@@ -103,7 +65,7 @@ func main() {
 			log.Fatal(err)
 		}
 	}()
-	log.Print("chat on http://localhost" + *addr)
+	log.Print("the chat listens on ", *addr)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	<-ctx.Done()
 	stop() // a second signal ends at once
@@ -112,8 +74,17 @@ func main() {
 	}
 }
 
+// tokenFor returns the name itself, escaped to fit into a header: this chat believes everybody. Yours signs a token;
+// examples/gin, echo and fiber do.
+func tokenFor(name string) string { return url.QueryEscape(name) }
+
+func nameOf(token string) (string, error) {
+	name, _ := url.QueryUnescape(token) // "" when it is none
+	return rooms.Name(name)
+}
+
 func answer(w http.ResponseWriter, err error) {
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-	}
+	status, text := rooms.Outcome(err)
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text)
 }

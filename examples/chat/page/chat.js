@@ -19,6 +19,14 @@ const people = new Map()                 // name -> item
 
 // ---- connection ----
 
+// login asks for a token; in this demo a name is enough. What the server refuses stays refused, which 3500 says.
+async function login(name) {
+  const answer = await fetch('/login', { method: 'POST', body: new URLSearchParams({ name }) })
+  const text = (await answer.text()).trim()
+  if (answer.ok) return text
+  throw Object.assign(new Error(text), answer.status < 500 && answer.status !== 429 && { code: 3500 })
+}
+
 function start(name) {
   if (name !== me) outbox.clear()
   me = name
@@ -27,7 +35,11 @@ function start(name) {
   $('refusal').textContent = ''
   $('me').replaceChildren(avatar(me), element('span', { className: 'who' }, me))
   const before = ws
-  const mine = ws = connect('/ws', { token: () => me, onstate: (...state) => mine === ws && showState(...state) })
+  const mine = ws = connect('/ws', {
+    token: () => login(name),
+    onstate: (...state) => mine === ws && showState(...state),
+    onmessage: m => m.type === 'notice' && notice(m.message, 'news'),
+  })
   before?.close()
   enter('lobby')
 }
@@ -194,8 +206,11 @@ function left(name) {
 const order = (a, b) => (b === me) - (a === me) || a.localeCompare(b)
 
 async function kickOut(name) {
-  const answer = await fetch('/kick?' + new URLSearchParams({ name, by: me }), { method: 'POST' }).catch(error => error)
-  if (!answer.ok) notice(`${name} was not kicked: ${answer.text ? await answer.text() : answer.message}`)
+  try {
+    const headers = { Authorization: `Bearer ${await login(me)}` }
+    const answer = await fetch('/kick?' + new URLSearchParams({ name }), { method: 'POST', headers })
+    if (!answer.ok) throw new Error(await answer.text())
+  } catch (error) { notice(`${name} was not kicked: ${error.message}`) }
   compose()
 }
 
@@ -343,8 +358,9 @@ function drawTitle() {
   document.title = `${unread ? `(${unread}) ` : ''}${room ? `${room} · ` : ''}go-ws chat`
 }
 
-function notice(words = '') {
+function notice(words = '', kind = 'trouble') {
   clearTimeout(noticeTimer)
+  $('notice').className = `notice ${kind}`
   $('notice').textContent = words
   if (words) noticeTimer = setTimeout(notice, 10_000)
 }

@@ -1,11 +1,13 @@
 // gows.js keeps a page connected to a go-ws server. One file, no dependency, no build step: copy it and change it.
 //
-//   const ws = connect('/ws', { token: () => 'alice', onstate: (state, words) => show(words) })
+//   const ws = connect('/ws', { token: () => signIn(), onstate: (state, words) => show(words) })
 //   ws.subscribe('room:1', m => ...)    // m.type: subscribed, refused, message, join, leave, count, gap, unsubscribed
 //   const list = await ws.request({ type: 'history', channel: 'room:1' })    // rejects with an Error that has a code
 //
 // Subscriptions outlive connections, messages do not (delivery is at most once): after every 'subscribed' and every
-// 'gap' fetch what may have been missed. token is asked before every attempt and may return a promise.
+// 'gap' fetch what may have been missed. token is asked before every attempt and may return a promise. Where it throws,
+// the attempt has failed and the next one follows, unless the error has the code of a close that is final, such as 3500.
+// The token travels as a subprotocol: a query would end up in access logs.
 const BASE = 1000, CAP = 20_000   // ms: attempt n waits random(0..1) * min(CAP, BASE * 2^n), so all of CAP is used
 const ANSWER = 10_000             // ms that a connection or an answer may take
 const PONG = 5000                 // ms from a ping to its pong before the link counts as dead
@@ -17,6 +19,11 @@ const QUIET = 40_000              // ms without a word before we ping: the serve
 const final = code => [1002, 1003, 1007, 1008, 1009].includes(code) || code >= 3500
 
 const failure = (code, text) => Object.assign(new Error(text), { code })
+
+// A subprotocol has no room for most characters, so the token is base64url there. The server answers with gows alone.
+const bytes = text => String.fromCharCode(...new TextEncoder().encode(text))
+const base64url = text => btoa(bytes(text)).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '')
+const protocols = token => ['gows', 'gows.bearer.' + base64url(token)]
 
 export function connect(url, { token = () => '', onstate = () => {}, onmessage = () => {} } = {}) {
   const channels = new Map(), pending = new Map()   // channel -> handler, id -> what awaits the answer
@@ -32,11 +39,10 @@ export function connect(url, { token = () => '', onstate = () => {}, onmessage =
     const attempt = timer = setTimeout(lost, ANSWER, 1006, 'the server does not answer')
     tell('connecting', 'connecting')
     try {
-      const target = new URL(url, location.href)
-      target.searchParams.set('token', await token())
+      const proof = await token()
       if (attempt !== timer) return   // closed or given up meanwhile
-      socket = new WebSocket(target.href.replace(/^http/, 'ws'))
-    } catch (error) { return lost(1006, error.message) }
+      socket = new WebSocket(new URL(url, location.href).href.replace(/^http/, 'ws'), protocols(proof))
+    } catch (error) { return attempt === timer && lost(final(error.code) ? error.code : 1006, error.message) }
     socket.onopen = () => { probe(); channels.forEach(join) }
     socket.onclose = event => lost(event.code, event.reason)
     socket.onmessage = event => receive(JSON.parse(event.data))
