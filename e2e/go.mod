@@ -74,7 +74,6 @@ require (
 	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
 	github.com/gofiber/contrib/jwt v1.1.2
 	github.com/gofiber/contrib/v3/jwt v1.1.0
-	github.com/gofiber/contrib/v3/websocket v1.2.0
 	github.com/gofiber/contrib/websocket v1.3.4
 	github.com/gofiber/fiber/v2 v2.52.15
 	github.com/gofiber/fiber/v3 v3.3.0

@@ -35,29 +35,19 @@ func TestAClientStaysWhoItWas(t *testing.T) {
 			return next(c)
 		}
 	})
-	e.GET("/plain/:user", func(c *echo.Context) error { return c.String(http.StatusOK, c.Param("user")) })
+	e.GET("/plain", func(c *echo.Context) error { return c.String(http.StatusOK, "plain") })
 	e.GET("/ws/:user", gows.Echo(service,
 		gows.WithIdentity(func(c *echo.Context) map[string]any { return map[string]any{"client_id": c.Get("user")} }),
 		gows.WithData(func(c *echo.Context) map[string]any {
 			return map[string]any{"user": c.Param("user"), "roles": c.Get("roles")}
 		})))
 	s := open(t, e)
-	alice, _ := s.knock("/ws/alice", "X-User", "alice")
+	alice := s.knock("/ws/alice", "X-User", "alice")
 	const want = "alice map[client_id:alice roles:[alice] user:alice]"
 	if got := alice.whoami(); got != want {
 		t.Fatal(got)
 	}
-	var others sync.WaitGroup
-	for range 4 {
-		others.Go(func() {
-			for range 50 {
-				s.get("/plain/MALLORY", "X-User", "MALLORY")
-				mallory, _ := s.knock("/ws/MALLORY", "X-User", "MALLORY")
-				_ = mallory.Close()
-			}
-		})
-	}
-	others.Wait()
+	s.others("/ws/MALLORY", "X-User", "MALLORY")
 	if got := alice.whoami(); got != want {
 		t.Errorf("alice has become %s", got)
 	}
@@ -86,7 +76,7 @@ func TestWhatFollowsASocketDoesNotReachIt(t *testing.T) {
 			})
 			e.GET("/ws", gows.Echo(service))
 			s := open(t, e)
-			alice, _ := s.knock("/ws", "Token", "alice")
+			alice := s.knock("/ws", "Token", "alice")
 			alice.whoami()
 			s.handling.Wait()
 			alice.whoami()
@@ -124,7 +114,7 @@ func TestTheServerShutsDownBeforeTheService(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- start.Start(asked, e) }()
 	s := &site{T: t, address: <-listens}
-	alice, _ := s.knock("/ws", "Token", "alice")
+	alice := s.knock("/ws", "Token", "alice")
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
@@ -212,44 +202,68 @@ type peer struct {
 	in *bufio.Reader
 }
 
-// knock asks for a WebSocket, with pairs of names and values in its header.
-func (s *site) knock(path string, pairs ...string) (*peer, *http.Response) {
+func (s *site) dial() *peer {
 	s.Helper()
-	return s.request(path, coretest.Handshake().Header, pairs...)
-}
-
-// get makes an ordinary request.
-func (s *site) get(path string, pairs ...string) *http.Response {
-	s.Helper()
-	p, response := s.request(path, http.Header{}, pairs...)
-	_ = p.Close()
-	return response
-}
-
-func (s *site) request(path string, h http.Header, pairs ...string) (*peer, *http.Response) {
-	s.Helper()
-	request, err := http.NewRequestWithContext(s.Context(), http.MethodGet, "http://"+s.address+path, nil)
-	if err != nil {
-		s.Fatal(err)
-	}
-	for request.Header = h; len(pairs) > 0; pairs = pairs[2:] {
-		h.Set(pairs[0], pairs[1])
-	}
 	nc, err := net.Dial("tcp", s.address)
 	if err != nil {
 		s.Fatal(err)
 	}
 	s.Cleanup(func() { _ = nc.Close() })
 	_ = nc.SetDeadline(time.Now().Add(coretest.Patience))
-	p := &peer{nc, s.T, bufio.NewReader(nc)}
-	if err := request.Write(nc); err != nil {
-		s.Fatal(err)
+	return &peer{nc, s.T, bufio.NewReader(nc)}
+}
+
+// asks sends a GET, with pairs of names and values added to its header, and returns the status of the answer.
+func (p *peer) asks(path string, h http.Header, pairs ...string) int {
+	p.t.Helper()
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+p.RemoteAddr().String()+path, nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for request.Header = h; len(pairs) > 0; pairs = pairs[2:] {
+		h.Set(pairs[0], pairs[1])
+	}
+	if err := request.Write(p); err != nil {
+		p.t.Fatal(err)
 	}
 	response, err := http.ReadResponse(p.in, request)
 	if err != nil {
-		s.Fatal(err)
+		p.t.Fatal(err)
 	}
-	return p, response
+	if response.StatusCode != http.StatusSwitchingProtocols {
+		_, _ = io.Copy(io.Discard, response.Body)
+	}
+	_ = response.Body.Close()
+	return response.StatusCode
+}
+
+// knock asks for a WebSocket.
+func (s *site) knock(path string, pairs ...string) *peer {
+	s.Helper()
+	p := s.dial()
+	if status := p.asks(path, coretest.Handshake().Header, pairs...); status != http.StatusSwitchingProtocols {
+		s.Fatalf("%s: %d", path, status)
+	}
+	return p
+}
+
+// others makes requests with a header that is not that of alice, on connections that stay for a while, and sockets.
+func (s *site) others(path string, pairs ...string) {
+	s.Helper()
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 10 {
+				mallory := s.knock(path, pairs...)
+				p := s.dial()
+				for range 8 {
+					p.asks("/plain", http.Header{}, pairs...)
+				}
+				_, _ = mallory.Close(), p.Close()
+			}
+		})
+	}
+	all.Wait()
 }
 
 // whoami asks the provider of speaking.
