@@ -1,32 +1,26 @@
 package gows_test
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/http"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/labstack/echo/v5"
 
 	gows "github.com/duxweb/go-ws/adapters/echov5"
 	"github.com/duxweb/go-ws/core"
 	"github.com/duxweb/go-ws/core/coretest"
+	"github.com/duxweb/go-ws/internal/wstest"
 )
 
 // TestAClientStaysWhoItWas: Echo hands the context of a request to the next one.
 func TestAClientStaysWhoItWas(t *testing.T) {
 	t.Parallel()
-	service := coretest.Run(t, speaking(), core.WithLogger(nil))
+	service := coretest.Run(t, wstest.Speaking(), core.WithLogger(nil))
 	e := echo.New()
 	e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c *echo.Context) error {
@@ -42,13 +36,13 @@ func TestAClientStaysWhoItWas(t *testing.T) {
 			return map[string]any{"user": c.Param("user"), "roles": c.Get("roles")}
 		})))
 	s := open(t, e)
-	alice := s.knock("/ws/alice", "X-User", "alice")
-	const want = "alice map[client_id:alice roles:[alice] user:alice]"
-	if got := alice.whoami(); got != want {
+	alice := s.Knock("/ws/alice", "X-User", "alice")
+	const want = `alice "" 127.0.0.1 map[client_id:alice roles:[alice] user:alice]`
+	if got := alice.Whoami(); got != want {
 		t.Fatal(got)
 	}
-	s.others("/ws/MALLORY", "X-User", "MALLORY")
-	if got := alice.whoami(); got != want {
+	s.Others("/ws/MALLORY", "X-User", "MALLORY")
+	if got := alice.Whoami(); got != want {
 		t.Errorf("alice has become %s", got)
 	}
 }
@@ -64,7 +58,7 @@ func TestWhatFollowsASocketDoesNotReachIt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			service := coretest.Run(t, speaking(), core.WithLogger(nil))
+			service := coretest.Run(t, wstest.Speaking(), core.WithLogger(nil))
 			e := echo.New()
 			e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
 				return func(c *echo.Context) error {
@@ -76,10 +70,10 @@ func TestWhatFollowsASocketDoesNotReachIt(t *testing.T) {
 			})
 			e.GET("/ws", gows.Echo(service))
 			s := open(t, e)
-			alice := s.knock("/ws", "Token", "alice")
-			alice.whoami()
+			alice := s.Knock("/ws", "Token", "alice")
+			alice.Whoami()
 			s.handling.Wait()
-			alice.whoami()
+			alice.Whoami()
 			if got := s.log.String(); got != "" {
 				t.Error(got)
 			}
@@ -92,7 +86,7 @@ func TestWhatFollowsASocketDoesNotReachIt(t *testing.T) {
 // place for that: nobody waits for it.
 func TestTheServerShutsDownBeforeTheService(t *testing.T) {
 	t.Parallel()
-	service := coretest.Run(t, speaking(), core.WithLogger(nil))
+	service := coretest.Run(t, wstest.Speaking(), core.WithLogger(nil))
 	e := echo.New()
 	e.GET("/ws", gows.Echo(service))
 	listens, called, release, done := make(chan string, 1), make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -113,8 +107,8 @@ func TestTheServerShutsDownBeforeTheService(t *testing.T) {
 	asked, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- start.Start(asked, e) }()
-	s := &site{T: t, address: <-listens}
-	alice := s.knock("/ws", "Token", "alice")
+	s := &site{Site: wstest.Site{T: t, Address: <-listens}}
+	alice := s.Knock("/ws", "Token", "alice")
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
@@ -122,35 +116,22 @@ func TestTheServerShutsDownBeforeTheService(t *testing.T) {
 	<-called
 	close(release)
 	<-done
-	alice.whoami()
+	alice.Whoami()
 	down := make(chan error, 1)
 	go func() { down <- service.Shutdown(ctx) }()
-	if code := alice.closes(); code != core.CloseRestart {
-		t.Error("closed with", code)
-	}
+	alice.Closes(core.CloseRestart)
 	if err := <-down; err != nil {
 		t.Error(err)
 	}
 }
 
-// speaking lets in everybody, under their token, and tells them who they are.
-func speaking() *core.Provider {
-	return &core.Provider{
-		Auth: func(token string) (map[string]any, error) { return map[string]any{"client_id": token}, nil },
-		Message: func(m *core.Message, client *core.Client) error {
-			return m.Reply(fmt.Sprint(client.ClientID, " ", client.Data))
-		},
-	}
-}
-
 // site is a server, and what it logs.
 type site struct {
-	*testing.T
+	wstest.Site
 
 	server   *http.Server
-	address  string
 	handling sync.WaitGroup // the requests
-	log      journal
+	log      wstest.Journal
 }
 
 func open(t *testing.T, h http.Handler) *site {
@@ -159,7 +140,7 @@ func open(t *testing.T, h http.Handler) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{T: t, address: l.Addr().String()}
+	s := &site{Site: wstest.Site{T: t, Address: l.Addr().String()}}
 	s.server = &http.Server{ErrorLog: log.New(&s.log, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.handling.Add(1)
 		defer s.handling.Done()
@@ -174,140 +155,4 @@ func open(t *testing.T, h http.Handler) *site {
 		}
 	})
 	return s
-}
-
-// journal is what was logged.
-type journal struct {
-	mu   sync.Mutex // guards text
-	text bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.String()
-}
-
-// peer is a client in a few lines: a library for it would be a requirement of this module.
-type peer struct {
-	net.Conn
-
-	t  *testing.T
-	in *bufio.Reader
-}
-
-func (s *site) dial() *peer {
-	s.Helper()
-	nc, err := net.Dial("tcp", s.address)
-	if err != nil {
-		s.Fatal(err)
-	}
-	s.Cleanup(func() { _ = nc.Close() })
-	_ = nc.SetDeadline(time.Now().Add(coretest.Patience))
-	return &peer{nc, s.T, bufio.NewReader(nc)}
-}
-
-// asks sends a GET, with pairs of names and values added to its header, and returns the status of the answer.
-func (p *peer) asks(path string, h http.Header, pairs ...string) int {
-	p.t.Helper()
-	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+p.RemoteAddr().String()+path, nil)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	for request.Header = h; len(pairs) > 0; pairs = pairs[2:] {
-		h.Set(pairs[0], pairs[1])
-	}
-	if err := request.Write(p); err != nil {
-		p.t.Fatal(err)
-	}
-	response, err := http.ReadResponse(p.in, request)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	if response.StatusCode != http.StatusSwitchingProtocols {
-		_, _ = io.Copy(io.Discard, response.Body)
-	}
-	_ = response.Body.Close()
-	return response.StatusCode
-}
-
-// knock asks for a WebSocket.
-func (s *site) knock(path string, pairs ...string) *peer {
-	s.Helper()
-	p := s.dial()
-	if status := p.asks(path, coretest.Handshake().Header, pairs...); status != http.StatusSwitchingProtocols {
-		s.Fatalf("%s: %d", path, status)
-	}
-	return p
-}
-
-// others makes requests with a header that is not that of alice, on connections that stay for a while, and sockets.
-func (s *site) others(path string, pairs ...string) {
-	s.Helper()
-	var all sync.WaitGroup
-	for range 4 {
-		all.Go(func() {
-			for range 10 {
-				mallory := s.knock(path, pairs...)
-				p := s.dial()
-				for range 8 {
-					p.asks("/plain", http.Header{}, pairs...)
-				}
-				_, _ = mallory.Close(), p.Close()
-			}
-		})
-	}
-	all.Wait()
-}
-
-// whoami asks the provider of speaking.
-func (p *peer) whoami() string {
-	p.t.Helper()
-	const text = `{"id":"1","type":"whoami"}`
-	if _, err := p.Write(append([]byte{0x81, 0x80 | byte(len(text)), 0, 0, 0, 0}, text...)); err != nil {
-		p.t.Fatal(err)
-	}
-	var m core.Message
-	if opcode, payload := p.hears(); opcode != 1 || json.Unmarshal(payload, &m) != nil || m.Type != "receive" {
-		p.t.Fatalf("frame %d: %q", opcode, payload)
-	}
-	return fmt.Sprint(m.Data)
-}
-
-// closes returns the code that the server closes with, and leaves.
-func (p *peer) closes() int {
-	p.t.Helper()
-	defer p.Close()
-	opcode, payload := p.hears()
-	if opcode != 8 || len(payload) < 2 {
-		p.t.Fatalf("frame %d: %q", opcode, payload)
-	}
-	return int(binary.BigEndian.Uint16(payload))
-}
-
-// hears returns the next frame.
-func (p *peer) hears() (opcode byte, payload []byte) {
-	p.t.Helper()
-	var head [4]byte
-	if _, err := io.ReadFull(p.in, head[:2]); err != nil {
-		p.t.Fatal(err)
-	}
-	size := int(head[1])
-	if size == 126 {
-		if _, err := io.ReadFull(p.in, head[2:]); err != nil {
-			p.t.Fatal(err)
-		}
-		size = int(binary.BigEndian.Uint16(head[2:]))
-	}
-	payload = make([]byte, size)
-	if _, err := io.ReadFull(p.in, payload); err != nil {
-		p.t.Fatal(err)
-	}
-	return head[0] & 0xf, payload
 }
