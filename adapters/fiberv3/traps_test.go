@@ -1,14 +1,9 @@
 package gows_test
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/http"
@@ -25,12 +20,13 @@ import (
 	gows "github.com/duxweb/go-ws/adapters/fiberv3"
 	"github.com/duxweb/go-ws/core"
 	"github.com/duxweb/go-ws/core/coretest"
+	"github.com/duxweb/go-ws/internal/wstest"
 )
 
 // TestAClientStaysWhoItWas: Fiber hands the context of a request to the next one.
 func TestAClientStaysWhoItWas(t *testing.T) {
 	t.Parallel()
-	service := coretest.Run(t, speaking(), core.WithLogger(nil))
+	service := coretest.Run(t, wstest.Speaking(), core.WithLogger(nil))
 	s := newSite(t, fiber.Config{})
 	s.app.Use(func(c fiber.Ctx) error {
 		c.Locals("user", "user "+c.Get("X-User"))
@@ -41,13 +37,13 @@ func TestAClientStaysWhoItWas(t *testing.T) {
 		gows.WithIdentity(func(c fiber.Ctx) map[string]any { return fiber.Map{"client_id": c.Locals("user")} }),
 		gows.WithData(func(c fiber.Ctx) map[string]any { return fiber.Map{"roles": []any{c.Locals("user")}} })))
 	s.open()
-	alice := s.knock("/ws", "X-User", "alice")
+	alice := s.Knock("/ws", "X-User", "alice")
 	const want = `user alice "" 127.0.0.1 map[client_id:user alice roles:[user alice]]`
-	if got := alice.whoami(); got != want {
+	if got := alice.Whoami(); got != want {
 		t.Fatal(got)
 	}
-	s.others("/ws", "X-User", "MALLORY")
-	if got := alice.whoami(); got != want {
+	s.Others("/ws", "X-User", "MALLORY")
+	if got := alice.Whoami(); got != want {
 		t.Errorf("alice has become %s", got)
 	}
 }
@@ -55,7 +51,7 @@ func TestAClientStaysWhoItWas(t *testing.T) {
 // TestStringsOfARequestOutliveIt: those that Fiber returns are in memory that the next request is read into.
 func TestStringsOfARequestOutliveIt(t *testing.T) {
 	t.Parallel()
-	service := coretest.Run(t, speaking(), core.WithLogger(nil))
+	service := coretest.Run(t, wstest.Speaking(), core.WithLogger(nil))
 	s := newSite(t, fiber.Config{
 		ProxyHeader: "X-Forwarded-For", TrustProxy: true, TrustProxyConfig: fiber.TrustProxyConfig{Loopback: true},
 	})
@@ -75,17 +71,17 @@ func TestStringsOfARequestOutliveIt(t *testing.T) {
 			return fiber.Map{"path": c.Path(), "lists": [][]any{{c.Params("name")}, {c.Locals("local")}}}
 		})))
 	s.open()
-	knock := func(name string) *peer {
-		return s.knock("/ws/"+name+"?name="+name, "X-Name", name, "Cookie", "name="+name, "X-Forwarded-For", name)
+	knock := func(name string) *wstest.Peer {
+		return s.Knock("/ws/"+name+"?name="+name, "X-Name", name, "Cookie", "name="+name, "X-Forwarded-For", name)
 	}
 	alice := knock("alice-alice-alice")
-	want := alice.whoami()
+	want := alice.Whoami()
 	if strings.Count(want, "alice-alice-alice") != 12 {
 		t.Fatal(want)
 	}
 	const mallory = "MALLORY-MALLORY-M"
-	s.others("/ws/"+mallory+"?name="+mallory, "X-Name", mallory, "Cookie", "name="+mallory, "X-Forwarded-For", mallory)
-	if got := alice.whoami(); got != want {
+	s.Others("/ws/"+mallory+"?name="+mallory, "X-Name", mallory, "Cookie", "name="+mallory, "X-Forwarded-For", mallory)
+	if got := alice.Whoami(); got != want {
 		t.Errorf("alice has become %s", got)
 	}
 }
@@ -98,7 +94,7 @@ func TestASilentSocketHearsNothingOfOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var heard atomic.Int64
-			provider := speaking()
+			provider := wstest.Speaking()
 			whoami := provider.Message
 			provider.Message = func(m *core.Message, client *core.Client) error {
 				heard.Add(1)
@@ -111,24 +107,24 @@ func TestASilentSocketHearsNothingOfOthers(t *testing.T) {
 			s.app.Get("/plain", func(c fiber.Ctx) error { return c.SendString("plain") })
 			s.open()
 			const each = 8
-			var silent, others []*peer
+			var silent, others []*wstest.Peer
 			speak := func() {
 				for _, alice := range silent {
-					alice.whoami()
+					alice.Whoami()
 				}
 			}
 			ask := func() {
 				for _, other := range others {
-					if _, err := other.asks("/plain", http.Header{"X-Secret": {"secret"}, "Cookie": {"session=secret"}}); err != nil {
+					if _, err := other.Asks("/plain", http.Header{"X-Secret": {"secret"}, "Cookie": {"session=secret"}}); err != nil {
 						t.Error(err)
 					}
 				}
 			}
 			for range each {
-				silent = append(silent, s.knock("/ws", "Token", "alice"))
+				silent = append(silent, s.Knock("/ws", "Token", "alice"))
 			}
 			for range 2 * each { // each of these connections has a buffer for as long as it stays
-				others = append(others, s.dial())
+				others = append(others, s.Dial())
 			}
 			ask()
 			speak() // whoever reads a second time, into a buffer that is not his any more, hears the others
@@ -170,19 +166,19 @@ func TestALimitPerAddressCountsRight(t *testing.T) {
 			s.app.Get("/plain", func(c fiber.Ctx) error { return c.SendString("plain") })
 			s.open()
 			for i := range services {
-				services[i].Store(coretest.Run(t, speaking(), core.WithLogger(nil)))
+				services[i].Store(coretest.Run(t, wstest.Speaking(), core.WithLogger(nil)))
 			}
 			var all sync.WaitGroup
 			for worker := range workers {
 				all.Go(func() {
 					for i := range rounds {
 						p := s.comesIn("/ws/" + strconv.Itoa(worker))
-						if got := p.whoami(); !strings.HasPrefix(got, "alice") {
+						if got := p.Whoami(); !strings.HasPrefix(got, "alice") {
 							t.Error(got)
 						}
 						if i%len(endings) == 0 {
-							p.shutDown(services[worker].Load())
-							services[worker].Store(coretest.Run(t, speaking(), core.WithLogger(nil)))
+							shutDown(t, p, services[worker].Load())
+							services[worker].Store(coretest.Run(t, wstest.Speaking(), core.WithLogger(nil)))
 							continue
 						}
 						endings[i%len(endings)](p)
@@ -191,14 +187,14 @@ func TestALimitPerAddressCountsRight(t *testing.T) {
 			}
 			all.Go(func() {
 				for range workers * rounds {
-					p := s.dial()
-					_, _ = p.asks("/plain", http.Header{}) // refused now and then
+					p := s.Dial()
+					_, _ = p.Asks("/plain", http.Header{}) // refused now and then
 					_ = p.Close()
 				}
 			})
 			all.Wait()
 			last := "/ws/" + strconv.Itoa(workers)
-			var open []*peer
+			var open []*wstest.Peer
 			for i := range 10 {
 				for len(open) < limit {
 					open = append(open, s.comesIn(last))
@@ -207,7 +203,7 @@ func TestALimitPerAddressCountsRight(t *testing.T) {
 					t.Fatalf("number %d got in, with status %d", limit+1, status)
 				}
 				for _, p := range open {
-					p.whoami()
+					p.Whoami()
 				}
 				endings[1+i%3](open[0])
 				endings[1+(i+1)%3](open[1])
@@ -218,31 +214,31 @@ func TestALimitPerAddressCountsRight(t *testing.T) {
 }
 
 // endings are ways for a connection to end, but for the first, which is shutDown.
-var endings = []func(p *peer){
+var endings = []func(p *wstest.Peer){
 	nil,
-	func(p *peer) { // the client says good-bye
-		p.says(8, "\x03\xe8")
-		p.closes(1000)
+	func(p *wstest.Peer) { // the client says good-bye
+		p.Says(8, "\x03\xe8")
+		p.Closes(1000)
 	},
-	func(p *peer) { // the server does
-		p.says(1, `{"type":"leave"}`)
-		p.closes(4001)
+	func(p *wstest.Peer) { // the server does
+		p.Says(1, `{"type":"leave"}`)
+		p.Closes(4001)
 	},
-	func(p *peer) { // the client disappears
+	func(p *wstest.Peer) { // the client disappears
 		_ = p.Conn.(*net.TCPConn).SetLinger(0) //nolint:errcheck,forcetypeassert // it was dialled so
 		_ = p.Close()
 	},
 }
 
-func (p *peer) shutDown(service *core.Service) {
-	p.t.Helper()
+func shutDown(t *testing.T, p *wstest.Peer, service *core.Service) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), coretest.Patience)
 	defer cancel()
 	down := make(chan error, 1)
 	go func() { down <- service.Shutdown(ctx) }()
-	p.closes(core.CloseRestart)
+	p.Closes(core.CloseRestart)
 	if err := <-down; err != nil {
-		p.t.Error(err)
+		t.Error(err)
 	}
 }
 
@@ -265,7 +261,7 @@ func TestWhatFollowsASocketDoesNotReachIt(t *testing.T) {
 		for variant, change := range variants {
 			t.Run(name+", "+variant, func(t *testing.T) {
 				t.Parallel()
-				service := coretest.Run(t, speaking(), core.WithLogger(nil))
+				service := coretest.Run(t, wstest.Speaking(), core.WithLogger(nil))
 				s := newSite(t, fiber.Config{})
 				change(s.app)
 				followed := make(chan struct{})
@@ -278,9 +274,9 @@ func TestWhatFollowsASocketDoesNotReachIt(t *testing.T) {
 				})
 				s.app.Get("/ws", gows.Fiber(service))
 				s.open()
-				alice := s.knock("/ws", "Token", "alice")
+				alice := s.Knock("/ws", "Token", "alice")
 				<-followed
-				alice.whoami()
+				alice.Whoami()
 				endings[2](alice)
 				if got := s.log.String(); got != "" {
 					t.Error(got)
@@ -297,7 +293,7 @@ func TestTheServerShutsDownBeforeTheService(t *testing.T) {
 	for name, change := range variants {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			service := coretest.Run(t, speaking(), core.WithLogger(nil))
+			service := coretest.Run(t, wstest.Speaking(), core.WithLogger(nil))
 			s := newSite(t, fiber.Config{})
 			change(s.app)
 			listened := make(chan error, 1)
@@ -310,15 +306,15 @@ func TestTheServerShutsDownBeforeTheService(t *testing.T) {
 			})
 			s.app.Get("/ws", gows.Fiber(service))
 			s.open()
-			alice := s.knock("/ws", "Token", "alice")
+			alice := s.Knock("/ws", "Token", "alice")
 			if err := s.app.ShutdownWithTimeout(coretest.Patience); err != nil {
 				t.Fatal("the server waited for the socket:", err)
 			}
 			if err := <-listened; err != nil {
 				t.Error(err)
 			}
-			alice.whoami()
-			alice.shutDown(service)
+			alice.Whoami()
+			shutDown(t, alice, service)
 		})
 	}
 }
@@ -328,47 +324,33 @@ func TestALongTokenNeedsALargerReadBuffer(t *testing.T) {
 	t.Parallel()
 	token := strings.Repeat("x", 8<<10)
 	for size, want := range map[int]int{0: http.StatusRequestHeaderFieldsTooLarge, 16 << 10: http.StatusSwitchingProtocols} {
-		service := coretest.Run(t, speaking(), core.WithLogger(nil))
+		service := coretest.Run(t, wstest.Speaking(), core.WithLogger(nil))
 		s := newSite(t, fiber.Config{ReadBufferSize: size})
 		s.app.Get("/ws", gows.Fiber(service))
 		s.open()
-		p := s.dial()
-		if status, err := p.asks("/ws", coretest.Handshake().Header, "Authorization", "Bearer "+token); status != want {
+		p := s.Dial()
+		if status, err := p.Asks("/ws", coretest.Handshake().Header, "Authorization", "Bearer "+token); status != want {
 			t.Fatalf("with a buffer of %d bytes: %d, %v", size, status, err)
 		}
-		if want == http.StatusSwitchingProtocols && !strings.HasPrefix(p.whoami(), token) {
+		if want == http.StatusSwitchingProtocols && !strings.HasPrefix(p.Whoami(), token) {
 			t.Error("the token is another one")
 		}
 	}
 }
 
-// speaking lets in everybody, under their token, tells them who they are, and shows them out.
-func speaking() *core.Provider {
-	return &core.Provider{
-		Auth: func(token string) (map[string]any, error) { return map[string]any{"client_id": token}, nil },
-		Message: func(m *core.Message, client *core.Client) error {
-			if m.Type == "leave" {
-				return client.Close(4001, "bye")
-			}
-			return m.Reply(fmt.Sprintf("%s %q %s %v", client.ClientID, client.Token, client.RemoteAddr(), client.Data))
-		},
-	}
-}
-
 // site is an app that is served, and what its server logs.
 type site struct {
-	*testing.T
+	wstest.Site
 
-	app     *fiber.App
-	address string
-	ended   chan error   // what Listener returned
-	conns   atomic.Int64 // those that are the server's
-	log     journal
+	app   *fiber.App
+	ended chan error   // what Listener returned
+	conns atomic.Int64 // those that are the server's
+	log   wstest.Journal
 }
 
 func newSite(t *testing.T, config fiber.Config) *site {
 	t.Helper()
-	s := &site{T: t, app: fiber.New(config), ended: make(chan error, 1)}
+	s := &site{Site: wstest.Site{T: t}, app: fiber.New(config), ended: make(chan error, 1)}
 	s.app.Server().Logger = log.New(&s.log, "", 0)
 	s.app.Server().ConnState = func(_ net.Conn, state fasthttp.ConnState) {
 		switch state {
@@ -389,7 +371,7 @@ func (s *site) open() {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.address = l.Addr().String()
+	s.Address = l.Addr().String()
 	go func() { s.ended <- s.app.Listener(l, fiber.ListenConfig{DisableStartupMessage: true}) }()
 	s.Cleanup(func() {
 		// Where there is a limit per address, fasthttp's Shutdown may close a connection twice that is just ending.
@@ -404,87 +386,12 @@ func (s *site) open() {
 	})
 }
 
-// journal is what was logged.
-type journal struct {
-	mu   sync.Mutex // guards text
-	text bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.String()
-}
-
-// peer is a client in a few lines: a library for it would be a requirement of this module.
-type peer struct {
-	net.Conn
-
-	t  *testing.T
-	in *bufio.Reader
-}
-
-func (s *site) dial() *peer {
-	s.Helper()
-	nc, err := net.Dial("tcp", s.address)
-	if err != nil {
-		s.Fatal(err)
-	}
-	s.Cleanup(func() { _ = nc.Close() })
-	_ = nc.SetDeadline(time.Now().Add(coretest.Patience))
-	return &peer{nc, s.T, bufio.NewReader(nc)}
-}
-
-// asks sends a GET, with pairs of names and values added to its header, and returns the status of the answer.
-func (p *peer) asks(path string, h http.Header, pairs ...string) (int, error) {
-	p.t.Helper()
-	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+p.RemoteAddr().String()+path, nil)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	for request.Header = h; len(pairs) > 0; pairs = pairs[2:] {
-		h.Set(pairs[0], pairs[1])
-	}
-	var all bytes.Buffer // a server that has read enough closes, and more cannot be written then
-	if err := request.Write(&all); err != nil {
-		p.t.Fatal(err)
-	}
-	if _, err := p.Write(all.Bytes()); err != nil {
-		return 0, err
-	}
-	response, err := http.ReadResponse(p.in, request)
-	if err != nil {
-		return 0, err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusSwitchingProtocols {
-		_, err = io.Copy(io.Discard, response.Body)
-	}
-	return response.StatusCode, err
-}
-
-// knock asks for a WebSocket.
-func (s *site) knock(path string, pairs ...string) *peer {
-	s.Helper()
-	p := s.dial()
-	if status, err := p.asks(path, coretest.Handshake().Header, pairs...); status != http.StatusSwitchingProtocols {
-		s.Fatalf("%s: %d, %v", path, status, err)
-	}
-	return p
-}
-
 // comesIn asks for a WebSocket until there is room for one.
-func (s *site) comesIn(path string) *peer {
+func (s *site) comesIn(path string) *wstest.Peer {
 	s.Helper()
 	for deadline := time.Now().Add(coretest.Patience); time.Now().Before(deadline); <-time.After(time.Millisecond) {
-		p := s.dial()
-		if status, _ := p.asks(path, coretest.Handshake().Header, "Token", "alice"); status == http.StatusSwitchingProtocols {
+		p := s.Dial()
+		if status, _ := p.Asks(path, coretest.Handshake().Header, "Token", "alice"); status == http.StatusSwitchingProtocols {
 			return p
 		}
 		_ = p.Close()
@@ -496,83 +403,13 @@ func (s *site) comesIn(path string) *peer {
 // refused connects, and returns the status that it is refused with before it says anything.
 func (s *site) refused() int {
 	s.Helper()
-	p := s.dial()
+	p := s.Dial()
 	defer p.Close()
 	_ = p.SetDeadline(time.Now().Add(time.Second))
-	response, err := http.ReadResponse(p.in, nil)
+	response, err := http.ReadResponse(p.In, nil)
 	if err != nil {
 		s.Fatal("not refused:", err)
 	}
 	defer response.Body.Close()
 	return response.StatusCode
-}
-
-// others makes requests with a header that is not that of alice, on connections that stay for a while, and sockets.
-func (s *site) others(path string, pairs ...string) {
-	s.Helper()
-	var all sync.WaitGroup
-	for range 4 {
-		all.Go(func() {
-			for range 10 {
-				mallory := s.knock(path, pairs...)
-				p := s.dial()
-				for range 8 {
-					if _, err := p.asks("/plain", http.Header{}, pairs...); err != nil {
-						s.Error(err)
-					}
-				}
-				_, _ = mallory.Close(), p.Close()
-			}
-		})
-	}
-	all.Wait()
-}
-
-// says sends a frame of at most 125 bytes.
-func (p *peer) says(opcode byte, text string) {
-	p.t.Helper()
-	if _, err := p.Write(append([]byte{0x80 | opcode, 0x80 | byte(len(text)), 0, 0, 0, 0}, text...)); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-// whoami asks the provider of speaking.
-func (p *peer) whoami() string {
-	p.t.Helper()
-	p.says(1, `{"id":"1","type":"whoami"}`)
-	var m core.Message
-	if opcode, payload := p.hears(); opcode != 1 || json.Unmarshal(payload, &m) != nil || m.Type != "receive" {
-		p.t.Fatalf("frame %d: %q", opcode, payload)
-	}
-	return fmt.Sprint(m.Data)
-}
-
-// closes waits for the server's close, and leaves.
-func (p *peer) closes(code uint16) {
-	p.t.Helper()
-	defer p.Close()
-	if opcode, payload := p.hears(); opcode != 8 || len(payload) < 2 || binary.BigEndian.Uint16(payload) != code {
-		p.t.Errorf("frame %d: %q, want close %d", opcode, payload, code)
-	}
-}
-
-// hears returns the next frame.
-func (p *peer) hears() (opcode byte, payload []byte) {
-	p.t.Helper()
-	var head [4]byte
-	if _, err := io.ReadFull(p.in, head[:2]); err != nil {
-		p.t.Fatal(err)
-	}
-	size := int(head[1])
-	if size == 126 {
-		if _, err := io.ReadFull(p.in, head[2:]); err != nil {
-			p.t.Fatal(err)
-		}
-		size = int(binary.BigEndian.Uint16(head[2:]))
-	}
-	payload = make([]byte, size)
-	if _, err := io.ReadFull(p.in, payload); err != nil {
-		p.t.Fatal(err)
-	}
-	return head[0] & 0xf, payload
 }
