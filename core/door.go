@@ -27,7 +27,7 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.Serve(w,
 func (s *Service) Serve(w http.ResponseWriter, r *http.Request, h *Handshake) {
 	t, err := s.Admit(r.Context(), h)
 	if err != nil {
-		s.WriteRefusal(w, err)
+		s.writeRefusal(w, err, r.ProtoMajor)
 		return
 	}
 	s.takeOver(w, t)
@@ -49,7 +49,7 @@ func (s *Service) takeOver(w http.ResponseWriter, t *Ticket) {
 func (s *Service) Refuse(w http.ResponseWriter, r *http.Request, code int, reason string) {
 	t, err := s.AdmitRefused(NewHandshake(r), code, reason)
 	if err != nil {
-		s.WriteRefusal(w, err)
+		s.writeRefusal(w, err, r.ProtoMajor)
 		return
 	}
 	s.takeOver(w, t)
@@ -70,12 +70,18 @@ func (s *Service) AdmitRefused(h *Handshake, code int, reason string) (*Ticket, 
 
 // WriteRefusal writes what Admit returned as an HTTP response: status, headers and a JSON body with status, code and
 // reason.
-func (s *Service) WriteRefusal(w http.ResponseWriter, err error) {
+func (s *Service) WriteRefusal(w http.ResponseWriter, err error) { s.writeRefusal(w, err, 1) }
+
+func (s *Service) writeRefusal(w http.ResponseWriter, err error, proto int) {
 	var r *Refusal
 	if !errors.As(err, &r) {
 		r = refuse(http.StatusInternalServerError, "internal error")
 	}
 	maps.Copy(w.Header(), r.Header)
+	if proto > 1 { // where a response with one of these is malformed (RFC 9113 section 8.2.2)
+		w.Header().Del("Connection")
+		w.Header().Del("Upgrade")
+	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(r.Status)
 	_ = json.NewEncoder(w).Encode(r) // the client may have gone

@@ -2,7 +2,9 @@ package gows_test
 
 import (
 	"net"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
@@ -10,6 +12,7 @@ import (
 	"github.com/duxweb/go-ws/adapters/adaptertest"
 	gows "github.com/duxweb/go-ws/adapters/fiber"
 	"github.com/duxweb/go-ws/core"
+	"github.com/duxweb/go-ws/core/coretest"
 	"github.com/duxweb/go-ws/internal/leaktest"
 )
 
@@ -72,9 +75,24 @@ func mounted(service *core.Service) *fiber.App {
 // run serves app on l until the test ends.
 func run(t testing.TB, app *fiber.App, l net.Listener) {
 	t.Helper()
+	var conns atomic.Int64 // those that are the server's
+	app.Server().ConnState = func(_ net.Conn, state fasthttp.ConnState) {
+		switch state {
+		case fasthttp.StateNew:
+			conns.Add(1)
+		case fasthttp.StateClosed, fasthttp.StateHijacked:
+			conns.Add(-1)
+		default:
+		}
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- app.Listener(l) }()
 	t.Cleanup(func() {
+		// Where there is a limit per address, fasthttp's Shutdown may close a connection twice that is just ending.
+		deadline := time.Now().Add(coretest.Patience)
+		for conns.Load() > 0 && time.Now().Before(deadline) {
+			<-time.After(time.Millisecond)
+		}
 		_ = app.Shutdown()
 		if err := <-ended; err != nil {
 			t.Error(err)

@@ -51,7 +51,7 @@ func Gin(service *core.Service, opts ...Option) gin.HandlerFunc {
 		for _, o := range opts {
 			o(c, h)
 		}
-		service.Serve(writer{c.Writer}, c.Request, h)
+		service.Serve(writer{c.Writer, c}, c.Request, h)
 		c.Abort()
 	}
 }
@@ -61,20 +61,44 @@ func Gin(service *core.Service, opts ...Option) gin.HandlerFunc {
 // core.Service.Refuse. A request that is no upgrade gets a status and JSON.
 func Refuse(service *core.Service, code int, reason string) gin.HandlerFunc {
 	return func(c *gin.Context) {
-		service.Refuse(writer{c.Writer}, c.Request, code, reason)
+		service.Refuse(writer{c.Writer, c}, c.Request, code, reason)
 		c.Abort()
 	}
 }
 
-// writer notes the status 101 for access logs, which Gin itself does not learn of.
-type writer struct{ gin.ResponseWriter }
+// writer hands over the connection, and notes the status 101 for access logs, which Gin itself does not learn of.
+type writer struct {
+	gin.ResponseWriter
+
+	c *gin.Context
+}
 
 func (w writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	w.WriteHeader(http.StatusSwitchingProtocols)
-	return w.ResponseWriter.Hijack()
+	nc, buffered, err := w.ResponseWriter.Hijack()
+	if err == nil {
+		w.c.Writer = taken{w.ResponseWriter}
+	}
+	return nc, buffered, err
 }
 
-func (w writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+// Unwrap shows what middlewares without an Unwrap of their own hide: that of a time-out beneath them, which cannot be
+// hijacked. Gin passes that on as a Pusher.
+func (w writer) Unwrap() http.ResponseWriter {
+	if beneath, ok := w.Pusher().(http.ResponseWriter); ok {
+		return beneath
+	}
+	return w.ResponseWriter
+}
+
+// taken is the response when there is none any more, for middlewares that go on with it.
+type taken struct{ gin.ResponseWriter }
+
+func (taken) Size() int { return -1 } // so that gzip does not end what it has not begun
+
+func (taken) Write([]byte) (int, error) { return 0, http.ErrHijacked }
+
+func (taken) WriteString(string) (int, error) { return 0, http.ErrHijacked }
 
 // Token returns the token of a request from the first place that has one, for a JWT middleware to look up: the context
 // value "token", header Token, Authorization: Bearer, subprotocol gows.bearer.<base64url>, query token.

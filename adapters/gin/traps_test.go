@@ -7,7 +7,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"testing"
 
@@ -71,12 +70,8 @@ func TestWhatFollowsASocketDoesNotReachIt(t *testing.T) {
 			alice.Whoami()
 			s.handling.Wait()
 			alice.Whoami()
-			want := ""
-			if name == "JSON" { // net/http keeps it from the socket
-				want = "http: response.Write on hijacked connection"
-			}
-			if got := s.log.String(); !strings.HasPrefix(got, want) || strings.Count(got, "\n") != strings.Count(want, "http") {
-				t.Errorf("logged was %q, want %q", got, want)
+			if got := s.log.String(); got != "" {
+				t.Error(got)
 			}
 		})
 	}

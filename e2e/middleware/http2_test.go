@@ -58,6 +58,9 @@ func (s *site) toldByHTTP2(client *http.Client, url string) {
 			if got := r.decode(s.T); r.proto != 2 || got.Status != http.StatusUpgradeRequired || got.Code != 1002 || !strings.Contains(got.Reason, "HTTP/1.1") {
 				s.Errorf("by HTTP/%d: %+v", r.proto, got)
 			}
+			if r.header.Get("Upgrade") != "" || r.header.Get("Connection") != "" { // RFC 9113 section 8.2.2: malformed
+				s.Error(r.header)
+			}
 		}
 	}
 }

@@ -100,7 +100,11 @@ func (p *Peer) Asks(path string, h http.Header, pairs ...string) (int, error) {
 	for request.Header = h; len(pairs) > 0; pairs = pairs[2:] {
 		h.Set(pairs[0], pairs[1])
 	}
-	if err := request.Write(p); err != nil {
+	var all bytes.Buffer // in one write: a server that has read enough closes, and no more could be written then
+	if err := request.Write(&all); err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := p.Write(all.Bytes()); err != nil {
 		return 0, err
 	}
 	response, err := http.ReadResponse(p.In, request)
