@@ -80,7 +80,7 @@ var cases = []struct {
 	alone bool // it counts what the process has
 	run   func(s *stage)
 }{
-	{"nothing is left behind by 2,000 connections", true, (*stage).nothingIsLeftBehind},
+	{"nothing is left behind by 2,000 connections, or on TLS by 200", true, (*stage).nothingIsLeftBehind},
 	{"an idle connection costs one goroutine, on TLS at most two", true, (*stage).oneGoroutineEach},
 
 	{"a page and a program are let in", false, (*stage).letIn},

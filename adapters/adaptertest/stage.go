@@ -261,12 +261,12 @@ func idle(t testing.TB) *core.Service {
 }
 
 // eventually waits until there holds.
-func eventually(t testing.TB, what string, there func() bool) {
+func eventually(t testing.TB, patience time.Duration, what string, there func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(coretest.Patience)
+	deadline := time.Now().Add(patience)
 	for pause := time.Millisecond; !there(); pause = min(2*pause, 50*time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", coretest.Patience, what)
+			t.Fatalf("waited %v for %s", patience, what)
 		}
 		<-time.After(pause)
 	}

@@ -231,6 +231,6 @@ func (s *stage) panics() {
 		s.Error(closed)
 	}
 	_ = th.connect("/ws?token=offline", nil).Close()
-	eventually(s, "the others to leave", func() bool { return th.service.Stats().Connections == 1 })
+	eventually(s, coretest.Patience, "the others to leave", func() bool { return th.service.Stats().Connections == 1 })
 	alice.whoami()
 }
