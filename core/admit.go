@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -216,7 +217,7 @@ func clientID(identity map[string]any) (string, error) {
 	var id string
 	switch v := value.(type) {
 	case string:
-		id = strings.Clone(v)
+		id = v
 	case int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64:
 		id = fmt.Sprint(v)
 	case float64:
@@ -237,7 +238,7 @@ func clientID(identity map[string]any) (string, error) {
 		keys := slices.Sorted(maps.Keys(identity))
 		return "", fmt.Errorf(`gows: the identity has no "client_id" (keys: %s)`, strings.Join(keys, ", "))
 	}
-	return id, nil
+	return strings.Clone(id), nil // what a Stringer returns may be in memory of the request
 }
 
 // expiry returns the identity's "exp" in Unix seconds, 0 when it has none.
@@ -255,7 +256,10 @@ func expiry(identity map[string]any) (int64, error) {
 		if exp, err := v.Float64(); err == nil {
 			return int64(exp), nil
 		}
-	case interface{ Unix() int64 }: // time.Time, jwt.NumericDate
+	case interface{ Unix() int64 }: // time.Time, *jwt.NumericDate
+		if p := reflect.ValueOf(v); p.Kind() == reflect.Pointer && p.IsNil() { // a JWT without exp
+			return 0, fmt.Errorf(`gows: "exp" is a nil %T: leave it out`, v)
+		}
 		return v.Unix(), nil
 	}
 	return 0, errors.New(`gows: "exp" must be Unix seconds or a time.Time`)

@@ -90,12 +90,13 @@ func (s *Service) writeRefusal(w http.ResponseWriter, err error, proto int) {
 // hijack takes the connection from net/http. Some wrappers of a ResponseWriter claim to be an http.Hijacker and panic, or
 // count the response as written, when the one they wrap is none: so that one is asked first.
 func hijack(w http.ResponseWriter) (nc net.Conn, leftover []byte, err error) {
-	inner := innermost(w)
+	var inner http.ResponseWriter
 	defer func() {
 		if v := recover(); v != nil {
 			nc, err = nil, fmt.Errorf("gows: the connection cannot be hijacked (%T: %v): mount the route outside that middleware", inner, v)
 		}
 	}()
+	inner = innermost(w)
 	if _, ok := inner.(http.Hijacker); !ok {
 		return nil, nil, fmt.Errorf("gows: the connection cannot be hijacked (%T): mount the route outside the timeout middleware", inner)
 	}

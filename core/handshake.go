@@ -34,8 +34,8 @@ func NewHandshake(r *http.Request) *Handshake {
 	}
 }
 
-// Clone returns a copy that shares no memory with h: strings, and the strings, maps and slices in Identity and Data, to any
-// depth; pointers and structs in them are kept. It is for hosts that reuse the memory of a request for the next one, as
+// Clone returns a copy that shares no memory with h: strings, and the strings, maps, slices and structs in Identity and
+// Data, to any depth. Pointers and unexported fields are kept: what is behind them is the host's to copy. It is for hosts that reuse the memory of a request for the next one, as
 // Fiber does.
 func (h *Handshake) Clone() *Handshake {
 	return &Handshake{
@@ -73,6 +73,21 @@ func clone(v reflect.Value) reflect.Value {
 		c := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
 		for i := range v.Len() {
 			c.Index(i).Set(clone(v.Index(i)))
+		}
+		return c
+	case reflect.Array:
+		c := reflect.New(v.Type()).Elem()
+		for i := range v.Len() {
+			c.Index(i).Set(clone(v.Index(i)))
+		}
+		return c
+	case reflect.Struct:
+		c := reflect.New(v.Type()).Elem()
+		c.Set(v)
+		for i := range v.NumField() {
+			if c.Field(i).CanSet() { // exported
+				c.Field(i).Set(clone(v.Field(i)))
+			}
 		}
 		return c
 	default:

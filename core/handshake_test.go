@@ -324,13 +324,18 @@ func TestACloneOfAHandshakeOutlivesTheMemoryOfTheRequest(t *testing.T) {
 	memory := []byte("alice")
 	s := unsafe.String(&memory[0], len(memory)) // a string as Fiber makes them
 	type claims map[string]any                  // as those of JWT libraries
+	type user struct {
+		Name  string
+		Roles [1]string
+		id    int
+	}
 	since := time.Now()
 	h := &core.Handshake{
 		Method: s, Host: s, RemoteAddr: s, App: s, Token: s,
 		Header:   http.Header{s: {s, s}},
 		Query:    url.Values{s: {s}},
 		Identity: map[string]any{"client_id": s, s: []any{s, 1, nil}, "claims": claims{s: []string{s}}, "since": since, "nil": nil},
-		Data:     map[string]any{"pairs": map[string]string{s: s}, "bytes": []byte(s), "none": []string(nil)},
+		Data:     map[string]any{"pairs": map[string]string{s: s}, "bytes": []byte(s), "none": []string(nil), "user": user{Name: s, Roles: [1]string{s}, id: 7}},
 	}
 	clone, want := h.Clone(), fmt.Sprintf("%#v", h)
 	copy(memory, "MALLO")

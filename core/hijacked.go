@@ -7,22 +7,20 @@ import (
 )
 
 // AttachHijacked is Attach for a connection out of a hijack handler of fasthttp, on which Fiber stands. hc is what the
-// handler was given; kept is whether the server has KeepHijackedConns set, so that it does not close the connection when
-// the handler returns. The server writes no response of its own (HijackSetNoResponse).
+// handler was given. The server writes no response of its own (HijackSetNoResponse); whether it has KeepHijackedConns set
+// makes no difference.
 //
-// Plain TCP and Unix sockets are taken out of the server's hands, and AttachHijacked returns at once. Any other (TLS, or
-// MaxConnsPerIP set) belongs to the server until the handler returns: AttachHijacked then returns when the connection
-// has ended and nothing uses it any more.
-func (s *Service) AttachHijacked(hc net.Conn, t *Ticket, kept bool) {
+// Plain TCP and Unix sockets are taken out of the server's hands where the system can duplicate a descriptor (not on
+// Windows), and AttachHijacked returns at once. Any other connection (TLS, or MaxConnsPerIP set) belongs to the server
+// until the handler returns: AttachHijacked then returns when it has ended and nothing uses it any more.
+func (s *Service) AttachHijacked(hc net.Conn, t *Ticket) {
 	raw := hc
 	if wrapper, ok := hc.(interface{ UnsafeConn() net.Conn }); ok {
 		raw = wrapper.UnsafeConn()
 	}
-	if nc := detach(raw, kept); nc != nil {
+	if nc := duplicate(raw); nc != nil {
 		leftover := buffered(hc, raw)
-		if nc != raw {
-			_ = raw.Close()
-		}
+		_ = raw.Close()
 		s.Attach(nc, leftover, t)
 		return
 	}
@@ -30,18 +28,7 @@ func (s *Service) AttachHijacked(hc net.Conn, t *Ticket, kept bool) {
 	s.Attach(h, nil, t)
 	<-h.ended
 	h.uses.Wait()
-	_ = hc.Close() // does something only when the connection is kept
-}
-
-// detach returns a connection to raw's peer that outlives the server's hold on raw, or nil when there is none.
-func detach(raw net.Conn, kept bool) net.Conn {
-	if !plain(raw) {
-		return nil
-	}
-	if kept {
-		return raw
-	}
-	return duplicate(raw)
+	_ = hc.Close() // does something only where the server leaves that to the handler
 }
 
 // buffered returns what the server has read behind the request. Nothing may be read through hc later: its buffer goes

@@ -142,7 +142,7 @@ func (h *host) serve(nc net.Conn) {
 		h.t.Error(err)
 		return
 	}
-	h.service.AttachHijacked(&fasthttpConn{nc, in, h.kept}, ticket, h.kept)
+	h.service.AttachHijacked(&fasthttpConn{nc, in, h.kept}, ticket)
 	if !h.kept {
 		_ = nc.Close()
 	}
@@ -278,7 +278,7 @@ func TestARefusedConnectionThatFasthttpTakesBackIsHeldToo(t *testing.T) {
 	returned := make(chan struct{})
 	go func() { // ends with the connection
 		defer close(returned)
-		service.AttachHijacked(&fasthttpConn{server, server, false}, ticket, false)
+		service.AttachHijacked(&fasthttpConn{server, server, false}, ticket)
 		_ = server.Close()
 	}()
 	p := newPeer(t, client)

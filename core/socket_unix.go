@@ -52,8 +52,12 @@ func newRawSocket(nc net.Conn) socket {
 // duplicates once more and keeps both addresses.
 type duplicated struct{ *os.File }
 
-// duplicate returns nil when it cannot: when no descriptor is left, for example.
+// duplicate returns a plain connection to nc's peer that outlives nc, or nil: for other connections, or when no descriptor
+// is left.
 func duplicate(nc net.Conn) net.Conn {
+	if !plain(nc) {
+		return nil
+	}
 	raw, err := nc.(syscall.Conn).SyscallConn() //nolint:errcheck // plain connections are one
 	if err != nil {
 		return nil
@@ -68,6 +72,10 @@ func duplicate(nc net.Conn) net.Conn {
 		}
 	})
 	if err != nil || failed != nil {
+		return nil
+	}
+	if copied <= 2 { // os.File takes a broken pipe there for one of the process, and ends it
+		_ = syscall.Close(copied)
 		return nil
 	}
 	file := os.NewFile(uintptr(copied), "socket")

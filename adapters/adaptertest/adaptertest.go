@@ -30,7 +30,7 @@ type Host struct {
 // The routes that Serve serves:
 //
 //	GET  /ws           the adapter without options
-//	GET  /context      the same, behind a middleware that leaves header X-Token as the context value "token"
+//	GET  /context      WithToken: header X-Other, behind a middleware that leaves header X-Token as the context value "token"
 //	GET  /identity     WithIdentity: {"client_id": header X-User}, nil when there is no such header
 //	GET  /nameless     WithIdentity: {"role": "admin"}, which has no client_id
 //	GET  /apps/{app}   WithApp: the route parameter; WithToken: header X-Token; WithData: {"lang": header X-Lang}

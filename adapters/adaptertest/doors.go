@@ -53,6 +53,9 @@ func (s *stage) contextToken() {
 	if got := th.connect("/context?token=query", header("X-Token", "context", "Token", "header")).whoami(); got.Token != "context" {
 		s.Errorf("%+v", got)
 	}
+	if got := th.connect("/context?token=query", header("X-Token", "context", "X-Other", "option")).whoami(); got.Token != "option" {
+		s.Errorf("%+v", got)
+	}
 	if got := th.connect("/context?token=query", nil).whoami(); got.Token != "query" {
 		s.Errorf("%+v", got)
 	}

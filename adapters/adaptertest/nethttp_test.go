@@ -1,6 +1,7 @@
 package adaptertest_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -35,7 +36,9 @@ func serve(t testing.TB, service *core.Service, l net.Listener) {
 		w.WriteHeader(adaptertest.Pushed(shared))
 	}
 	mux.Handle("/ws", service)
-	mux.Handle("/context", completed(func(r *http.Request, h *core.Handshake) { h.Token = r.Header.Get("X-Token") }))
+	mux.Handle("/context", completed(func(r *http.Request, h *core.Handshake) {
+		h.Token = cmp.Or(r.Header.Get("X-Other"), r.Header.Get("X-Token"))
+	}))
 	mux.HandleFunc("/identity", func(w http.ResponseWriter, r *http.Request) {
 		if user := r.Header.Get("X-User"); user != "" {
 			r = r.WithContext(core.ContextWithIdentity(r.Context(), map[string]any{"client_id": user}))

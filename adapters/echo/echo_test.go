@@ -24,7 +24,9 @@ func serve(t testing.TB, service *core.Service, l net.Listener) {
 	handler := gows.Echo(service)
 	e.GET("/ws", handler)
 	e.POST("/ws", handler)
-	e.GET("/context", handler, func(next echo.HandlerFunc) echo.HandlerFunc {
+	e.GET("/context", gows.Echo(service, gows.WithToken(func(c echo.Context) string {
+		return c.Request().Header.Get("X-Other")
+	})), func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			c.Set("token", c.Request().Header.Get("X-Token"))
 			return next(c)

@@ -20,7 +20,11 @@ type Option func(c *echo.Context, h *core.Handshake)
 
 // WithToken finds the token of a client. Where it returns "" the library goes on looking: see Token.
 func WithToken(token func(c *echo.Context) string) Option {
-	return func(c *echo.Context, h *core.Handshake) { h.Token = token(c) }
+	return func(c *echo.Context, h *core.Handshake) {
+		if t := token(c); t != "" {
+			h.Token = t
+		}
+	}
 }
 
 // WithIdentity hands over the identity that an authentication middleware has established, with its "client_id":
@@ -30,7 +34,7 @@ func WithIdentity(identity func(c *echo.Context) map[string]any) Option {
 }
 
 // WithApp finds the app that a client belongs to, by a route parameter for example. What the client itself says about it
-// does not count then.
+// does not count then. Where it returns "", it is as without this option.
 func WithApp(app func(c *echo.Context) string) Option {
 	return func(c *echo.Context, h *core.Handshake) { h.App = app(c) }
 }
@@ -98,7 +102,7 @@ func Middleware(service *core.Service) echo.MiddlewareFunc {
 	}
 }
 
-// From returns the service that Middleware shares, or nil where it is not mounted.
+// From returns the service that Middleware shares, or nil where Middleware is not mounted in front of the handler.
 func From(c *echo.Context) *core.Service {
 	service, _ := c.Get(key).(*core.Service)
 	return service

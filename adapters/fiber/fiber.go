@@ -19,12 +19,17 @@ import (
 
 // Option tells Fiber where to find something about a client. Options are applied in order, to a handshake that holds the
 // request and, as Token, what a middleware has left as the local "token" (Fiber's keyauth does). An Option of your own
-// may change what it likes. What it sets is copied, the strings in maps included.
+// may change what it likes. What it sets is copied, the strings in maps, slices and structs included, but not what is
+// behind pointers.
 type Option func(c *fiber.Ctx, h *core.Handshake)
 
 // WithToken finds the token of a client. Where it returns "" the library goes on looking: see Token.
 func WithToken(token func(c *fiber.Ctx) string) Option {
-	return func(c *fiber.Ctx, h *core.Handshake) { h.Token = token(c) }
+	return func(c *fiber.Ctx, h *core.Handshake) {
+		if t := token(c); t != "" {
+			h.Token = t
+		}
+	}
 }
 
 // WithIdentity hands over the identity that an authentication middleware has established, with its "client_id":
@@ -34,7 +39,7 @@ func WithIdentity(identity func(c *fiber.Ctx) map[string]any) Option {
 }
 
 // WithApp finds the app that a client belongs to, by a route parameter for example. What the client itself says about it
-// does not count then.
+// does not count then. Where it returns "", it is as without this option.
 func WithApp(app func(c *fiber.Ctx) string) Option {
 	return func(c *fiber.Ctx, h *core.Handshake) { h.App = app(c) }
 }
@@ -98,10 +103,9 @@ func answer(c *fiber.Ctx, service *core.Service, ticket *core.Ticket, err error)
 		}
 		return c.Status(refusal.Status).JSON(refusal)
 	}
-	kept := c.App().Server().KeepHijackedConns
 	c.Status(http.StatusSwitchingProtocols) // for access logs; the core writes the response
 	c.Context().HijackSetNoResponse(true)
-	c.Context().Hijack(func(hijacked net.Conn) { service.AttachHijacked(hijacked, ticket, kept) })
+	c.Context().Hijack(func(hijacked net.Conn) { service.AttachHijacked(hijacked, ticket) })
 	return nil
 }
 
@@ -125,7 +129,7 @@ func Middleware(service *core.Service) fiber.Handler {
 	}
 }
 
-// From returns the service that Middleware shares, or nil where it is not mounted.
+// From returns the service that Middleware shares, or nil where Middleware is not mounted in front of the handler.
 func From(c *fiber.Ctx) *core.Service {
 	service, _ := c.Locals(key).(*core.Service)
 	return service

@@ -51,7 +51,7 @@ func mounted(service *core.Service) *fiber.App {
 	app.Get("/context", func(c fiber.Ctx) error {
 		c.Locals("token", c.Get("X-Token"))
 		return c.Next()
-	}, handler)
+	}, gows.Fiber(service, gows.WithToken(func(c fiber.Ctx) string { return c.Get("X-Other") })))
 	app.Get("/identity", gows.Fiber(service, gows.WithIdentity(func(c fiber.Ctx) map[string]any {
 		if user := c.Get("X-User"); user != "" {
 			return fiber.Map{"client_id": user}

@@ -22,7 +22,11 @@ type Option func(c *gin.Context, h *core.Handshake)
 
 // WithToken finds the token of a client. Where it returns "" the library goes on looking: see Token.
 func WithToken(token func(c *gin.Context) string) Option {
-	return func(c *gin.Context, h *core.Handshake) { h.Token = token(c) }
+	return func(c *gin.Context, h *core.Handshake) {
+		if t := token(c); t != "" {
+			h.Token = t
+		}
+	}
 }
 
 // WithIdentity hands over the identity that an authentication middleware has established, with its "client_id":
@@ -32,7 +36,7 @@ func WithIdentity(identity func(c *gin.Context) map[string]any) Option {
 }
 
 // WithApp finds the app that a client belongs to, by a route parameter for example. What the client itself says about it
-// does not count then.
+// does not count then. Where it returns "", it is as without this option.
 func WithApp(app func(c *gin.Context) string) Option {
 	return func(c *gin.Context, h *core.Handshake) { h.App = app(c) }
 }
@@ -116,7 +120,7 @@ func Middleware(service *core.Service) gin.HandlerFunc {
 	return func(c *gin.Context) { c.Set(key, service) }
 }
 
-// From returns the service that Middleware shares, or nil where it is not mounted.
+// From returns the service that Middleware shares, or nil where Middleware is not mounted in front of the handler.
 func From(c *gin.Context) *core.Service {
 	service, _ := c.Value(key).(*core.Service)
 	return service

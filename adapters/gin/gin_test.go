@@ -27,7 +27,8 @@ func serve(t testing.TB, service *core.Service, l net.Listener) {
 	handler := gows.Gin(service)
 	router.GET("/ws", handler)
 	router.POST("/ws", handler)
-	router.GET("/context", func(c *gin.Context) { c.Set("token", c.GetHeader("X-Token")) }, handler)
+	router.GET("/context", func(c *gin.Context) { c.Set("token", c.GetHeader("X-Token")) },
+		gows.Gin(service, gows.WithToken(func(c *gin.Context) string { return c.GetHeader("X-Other") })))
 	router.GET("/identity", gows.Gin(service, gows.WithIdentity(func(c *gin.Context) map[string]any {
 		if user := c.GetHeader("X-User"); user != "" {
 			return gin.H{"client_id": user}
