@@ -1,6 +1,7 @@
 package core
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +27,11 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.Serve(w,
 // net/http let a connection in.
 func (s *Service) Serve(w http.ResponseWriter, r *http.Request, h *Handshake) {
 	t, err := s.Admit(r.Context(), h)
+	if errors.Is(r.Context().Err(), context.Canceled) {
+		// The peer has left, or a middleware with a time limit has returned before us: then w may serve another request by
+		// now, and with it another client's connection.
+		return
+	}
 	if err != nil {
 		s.writeRefusal(w, err, r.ProtoMajor)
 		return

@@ -369,6 +369,36 @@ func TestTheCulpritBelowOtherWrappersIsNamedWithoutAsking(t *testing.T) {
 	}
 }
 
+func TestARequestThatAMiddlewareHasAbandonedTouchesNoResponse(t *testing.T) {
+	t.Parallel()
+	for name, verdict := range map[string]error{"let in": nil, "refused": errors.New("not today")} {
+		asked, abandoned, returned := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		service := coretest.Run(t, core.WithLogger(nil), &core.Provider{Auth: func(string) (map[string]any, error) {
+			close(asked)
+			<-abandoned
+			return map[string]any{"client_id": "alice"}, verdict
+		}})
+		w := wrapper{httptest.NewRecorder(), func() (net.Conn, *bufio.ReadWriter, error) {
+			t.Error(name, ": the connection of who comes next was taken")
+			return nil, nil, errors.New("not yours")
+		}}
+		ctx, abandon := context.WithCancel(t.Context()) // as net/http's ends when the handler returns
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/?token=alice", nil)
+		r.Header = coretest.Handshake().Header
+		go func() { // as a middleware with a time limit runs what is behind it
+			defer close(returned)
+			service.ServeHTTP(w, r)
+		}()
+		<-asked
+		abandon()
+		close(abandoned)
+		<-returned
+		if recorder := w.ResponseWriter.(*httptest.ResponseRecorder); recorder.Body.Len() > 0 || len(recorder.Header()) > 0 { //nolint:errcheck // made above
+			t.Error(name, ": the response of who comes next was written to:", recorder.Body)
+		}
+	}
+}
+
 func TestARouteWithoutAServiceSaysSo(t *testing.T) {
 	t.Parallel()
 	var service *core.Service

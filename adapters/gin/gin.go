@@ -55,8 +55,8 @@ func Gin(service *core.Service, opts ...Option) gin.HandlerFunc {
 		for _, o := range opts {
 			o(c, h)
 		}
+		c.Abort() // not after Serve: a middleware with a time limit may have given c away by then
 		service.Serve(writer{c.Writer, c}, c.Request, h)
-		c.Abort()
 	}
 }
 
@@ -65,8 +65,8 @@ func Gin(service *core.Service, opts ...Option) gin.HandlerFunc {
 // core.Service.Refuse. A request that is no upgrade gets a status and JSON.
 func Refuse(service *core.Service, code int, reason string) gin.HandlerFunc {
 	return func(c *gin.Context) {
-		service.Refuse(writer{c.Writer, c}, c.Request, code, reason)
 		c.Abort()
+		service.Refuse(writer{c.Writer, c}, c.Request, code, reason)
 	}
 }
 
