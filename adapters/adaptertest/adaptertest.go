@@ -20,14 +20,8 @@ import (
 )
 
 // Host is the framework with the adapter.
-type Host struct {
-	// Serve serves on l until the test ends, with the routes below.
-	Serve func(t testing.TB, service *core.Service, l net.Listener)
-	// Holds says that a goroutine of the framework stays with each connection even when it is plain.
-	Holds bool
-}
-
-// The routes that Serve serves:
+//
+// Serve serves these routes:
 //
 //	GET  /ws           the adapter without options
 //	GET  /context      WithToken: header X-Other, behind a middleware that leaves header X-Token as the context value "token"
@@ -42,6 +36,12 @@ type Host struct {
 //	POST /ws           the adapter without options
 //
 // Long headers pass: the framework's limit is at least 100 KiB.
+type Host struct {
+	// Serve serves on l until the test ends.
+	Serve func(t testing.TB, service *core.Service, l net.Listener)
+	// Holds says that a goroutine of the framework stays with each connection even when it is plain.
+	Holds bool
+}
 
 // Pushed pushes to the channel "room" and returns the HTTP status that says how that went.
 func Pushed(service *core.Service) int {
