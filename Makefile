@@ -1,7 +1,7 @@
 # make test is all that CI runs and all that a change needs; the targets below it are its parts.
 
 # What the tests start beside Go, by the names of Debian's packages. gcc is for the race detector.
-DEPS ?= gcc chromium
+DEPS ?= gcc chromium redis-server
 # Flags for every go test that runs tests: make race TESTFLAGS='-count=20'
 TESTFLAGS ?= -count=1 -timeout=5m
 # For each fuzz target.

@@ -36,8 +36,9 @@ type Link interface {
 	Unsubscribe(ctx context.Context, topics ...Topic) error
 
 	// Register makes a connection known to Find on all nodes under the next number of its client id: of two connections
-	// the later one has the higher number. It calls numbered with it once, before Find can return the connection and
-	// before Register returns. Numbers start at 1. Leave of Topic{App: app} takes it back.
+	// the later one has the higher number, and finds the earlier one. It calls numbered with it once, before Register
+	// returns; Find on other nodes may show the connection a moment earlier. Numbers start at 1. Leave of Topic{App: app}
+	// takes it back.
 	Register(ctx context.Context, app string, m Member, numbered func(number uint64)) error
 
 	// Join adds a connection to the members of topics and returns those of them in which its client id had no
@@ -53,8 +54,9 @@ type Link interface {
 	// Find returns the registered connections of a client id, on all nodes.
 	Find(ctx context.Context, app, clientID string) ([]Member, error)
 
-	// Command carries a command to the node of that id, or to every node when node is "". It returns ErrOffline when no
-	// node received it, and what the node answered where the driver can tell.
+	// Command carries a command to the node of that id, or to every node when node is "". It returns ErrOffline when there
+	// is no such node, another error when there is one that cannot be reached, and what the node answered where the driver
+	// can tell. Commands to one node about one client id are carried out in order.
 	Command(ctx context.Context, node string, c Command) error
 
 	// Close ends the link and takes back what the node has registered and joined, of which nobody is told. It returns when
@@ -75,10 +77,15 @@ type Node interface {
 	Gap(topics ...Topic)
 	// Command carries out a command on the node's own connections. It returns ErrOffline when none was meant.
 	Command(ctx context.Context, c Command) error
-	// Down says that the driver has lost what Subscribe set up, and Up that everything in Topics is in force again.
+	// Down says that the driver has lost what Subscribe, Register or Join set up, and Up that all of it is in force again.
 	// Subscribers are told of the gap at Up.
 	Down(err error)
 	Up()
+	// Changed says that the first connection of a client id is in topic, or that the last one is gone, without a Join or
+	// Leave that has returned so: its node died, or came back. The driver says it to one node, which tells the subscribers.
+	Changed(topic Topic, m Member, joined bool)
+	// Fault tells what went wrong and has no caller to be returned to. It is counted, and logged once a minute.
+	Fault(err error)
 	// Topics yields what the node is subscribed to, Registered its connections by app, and Joined who is in a topic here:
 	// for a driver that answers from the node instead of a table of its own, or must register everything again.
 	Topics() iter.Seq[Topic]

@@ -233,8 +233,20 @@ func (h *hub) regain() {
 		}
 	})
 	for _, t := range h.topics() {
-		if ch := h.channel(t); ch != nil && t.Channel != "" { // to tell it of broadcasts as well would say the same twice
+		if ch := h.channel(t); ch != nil && t.Channel != "" {
 			ch.miss()
+		}
+		if t.Channel == "" {
+			h.missedBroadcasts(t.App)
+		}
+	}
+}
+
+// missedBroadcasts tells of it the clients that are in no channel: the others are told by the gap of a channel.
+func (h *hub) missedBroadcasts(app string) {
+	for _, c := range h.everybody(app) {
+		if len(c.Channels()) == 0 {
+			_ = c.sendText(gapText("")) // it may have ended meanwhile
 		}
 	}
 }

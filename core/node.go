@@ -97,9 +97,30 @@ func (n node) Down(err error) {
 	n.s.hub.lose()
 }
 
+// Up also has the sessions looked at: the command that replaces a connection may have been lost meanwhile.
 func (n node) Up() {
+	n.s.recheck.Store(true)
 	n.s.away.end()
 	n.s.hub.regain()
+}
+
+func (n node) Changed(topic Topic, m Member, joined bool) {
+	link := n.s.link.Load()
+	if link == nil {
+		return
+	}
+	what := "leave"
+	if joined {
+		what = "join"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	defer cancel()
+	n.s.tell(ctx, *link, what, m, []Topic{topic})
+}
+
+func (n node) Fault(err error) {
+	n.s.stats.faults.Add(1)
+	n.s.faults.note(n.s.opts.log, err)
 }
 
 func (n node) Topics() iter.Seq[Topic] {

@@ -66,7 +66,7 @@ func (cs *crowds) due() []Topic {
 
 // tell publishes that a client joined or left, to the others in those of the topics whose rule says so. The client's own
 // connection is not told: it has asked for it.
-func (s *Service) tell(ctx context.Context, link Link, what string, c *Client, topics []Topic) {
+func (s *Service) tell(ctx context.Context, link Link, what string, m Member, topics []Topic) {
 	by := 1
 	if what == "leave" {
 		by = -1
@@ -87,11 +87,11 @@ func (s *Service) tell(ctx context.Context, link Link, what string, c *Client, t
 		}
 		text := appendString([]byte(`{"type":`), what)
 		text = appendString(append(text, `,"channel":`...), t.Channel)
-		text = appendString(append(text, `,"client":`...), c.ClientID)
-		if c.public != nil {
-			text = append(append(text, `,"data":`...), c.public...)
+		text = appendString(append(text, `,"client":`...), m.ClientID)
+		if m.Data != nil {
+			text = append(append(text, `,"data":`...), m.Data...)
 		}
-		s.announce(ctx, link, t, append(text, '}'), c.ConnID)
+		s.announce(ctx, link, t, append(text, '}'), m.ConnID)
 	}
 }
 

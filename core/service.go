@@ -31,6 +31,8 @@ type Service struct {
 	crowds   crowds
 	replaced replacements
 	away     away
+	recheck  atomic.Bool // sessions, at the janitor's next round
+	faults   faults
 	stats    counters
 
 	tick           atomic.Uint32 // of the sweeper
@@ -243,6 +245,11 @@ func (s *Service) keepHouse(ctx context.Context, link Link) {
 			}
 			s.tellCounts(round, link)
 			cancel()
+			if s.recheck.Swap(false) {
+				if err := s.recheckSessions(ctx, link); err != nil {
+					s.recheck.Store(true) // in a second
+				}
+			}
 			s.away.remind(s.opts.log)
 		}
 	}

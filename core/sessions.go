@@ -79,14 +79,49 @@ func (c *Client) yieldToOlder(ctx context.Context, link Link) error {
 	return nil
 }
 
-// replaceOlder ends all older connections of the client id.
+// replaceOlder ends all older connections of the client id. A node that it does not reach is dead, or looks by itself once
+// its driver is back: see recheckSessions.
 func (c *Client) replaceOlder(ctx context.Context, link Link) error {
+	found, err := link.Find(ctx, c.App, c.ClientID)
+	if err != nil {
+		return unavailable("find", err)
+	}
 	c.mu.Lock()
 	number := c.number
 	c.mu.Unlock()
-	err := link.Command(ctx, "", Command{Action: ActionReplace, App: c.App, ClientID: c.ClientID, Number: number})
-	if err != nil && !isOffline(err) {
-		return unavailable("replace", err)
+	told := map[string]bool{}
+	for _, other := range found {
+		if other.Number >= number || told[other.Node] {
+			continue
+		}
+		told[other.Node] = true
+		err := link.Command(ctx, other.Node, Command{Action: ActionReplace, App: c.App, ClientID: c.ClientID, Number: number})
+		if err != nil && !isOffline(err) {
+			c.log().Warn("gows: an older connection may live on until its node is back", "node", other.Node, "err", err)
+		}
+	}
+	return nil
+}
+
+// recheckSessions ends the connections here that a newer one on another node has replaced: while the driver was away, the
+// command to do so may have been lost.
+func (s *Service) recheckSessions(ctx context.Context, link Link) error {
+	if s.opts.sessions != ReplaceOld {
+		return nil
+	}
+	for i := range shards {
+		for _, c := range s.hub.clients(i, nil) {
+			if c.Closed() {
+				continue
+			}
+			found, err := link.Find(ctx, c.App, c.ClientID)
+			if err != nil {
+				return unavailable("find", err)
+			}
+			for _, other := range found {
+				c.replaceBelow(other.Number)
+			}
+		}
 	}
 	return nil
 }

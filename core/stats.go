@@ -22,11 +22,12 @@ type Stats struct {
 	Gaps        int64         `json:"gaps"`        // publications from the driver that a full channel did not take
 	Slow        int64         `json:"slow"`        // clients closed as too slow
 	Refused     int64         `json:"refused"`     // connections
+	Faults      int64         `json:"faults"`      // what the driver could return to nobody, say garbage in a channel of its own
 	DriverAway  time.Duration `json:"driver_away"` // for how long; 0 when it is there
 }
 
 type counters struct {
-	published, delivered, dropped, gaps, slow, refused, hooks atomic.Int64
+	published, delivered, dropped, gaps, slow, refused, faults, hooks atomic.Int64
 }
 
 // Stats returns the figures of this node.
@@ -38,7 +39,8 @@ func (s *Service) Stats() Stats {
 	return Stats{
 		Node: s.id, Connections: clients, Channels: s.hub.count(), Hooks: s.stats.hooks.Load(),
 		Published: s.stats.published.Load(), Delivered: s.stats.delivered.Load(), Dropped: s.stats.dropped.Load(),
-		Gaps: s.stats.gaps.Load(), Slow: s.stats.slow.Load(), Refused: s.stats.refused.Load(), DriverAway: away,
+		Gaps: s.stats.gaps.Load(), Slow: s.stats.slow.Load(), Refused: s.stats.refused.Load(), Faults: s.stats.faults.Load(),
+		DriverAway: away,
 	}
 }
 
@@ -111,5 +113,21 @@ func (a *away) remind(log *slog.Logger) {
 	case a.back:
 		log.Error("gows: driver back", "after", now.Sub(a.since))
 		a.back, a.logged = false, time.Time{}
+	}
+}
+
+// faults knows what was logged lately.
+type faults struct {
+	mu     sync.Mutex // guards logged
+	logged time.Time
+}
+
+// note logs err unless another was logged less than a minute ago: what comes from outside must not fill the log.
+func (f *faults) note(log *slog.Logger, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now := time.Now(); f.logged.IsZero() || now.Sub(f.logged) >= time.Minute {
+		f.logged = now
+		log.Warn("gows: driver", "err", err)
 	}
 }

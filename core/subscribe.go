@@ -62,7 +62,8 @@ func (c *Client) subscribe(ctx context.Context, channels []string) error {
 		}
 	}
 	if joined := joining(held); len(joined) > 0 {
-		first, err := link.Join(ctx, c.member(time.Now().UnixMilli()), topicsOf(joined)...)
+		m := c.member(time.Now().UnixMilli())
+		first, err := link.Join(ctx, m, topicsOf(joined)...)
 		if err != nil {
 			c.undo(link, topics, topicsOf(joined))
 			return unavailable("join", err)
@@ -71,7 +72,7 @@ func (c *Client) subscribe(ctx context.Context, channels []string) error {
 			c.undo(link, topics, topicsOf(joined))
 			return ErrClosed
 		}
-		s.tell(ctx, link, "join", c, first)
+		s.tell(ctx, link, "join", m, first)
 	}
 	return nil
 }
@@ -104,11 +105,12 @@ func (c *Client) unsubscribe(ctx context.Context, channels []string) error {
 	defer c.endChange()
 	left := c.detach(channels)
 	if topics := topicsOf(joining(left)); len(topics) > 0 {
-		last, err := link.Leave(ctx, c.member(c.since), topics...)
+		m := c.member(c.since)
+		last, err := link.Leave(ctx, m, topics...)
 		if err != nil {
 			return unavailable("leave", err)
 		}
-		s.tell(ctx, link, "leave", c, last)
+		s.tell(ctx, link, "leave", m, last)
 	}
 	return nil
 }
@@ -143,8 +145,9 @@ func (c *Client) leave() {
 	if err == nil {
 		topics := append(topicsOf(joining(left)), everyone.topic)
 		var last []Topic
-		if last, err = link.Leave(ctx, c.member(c.since), topics...); err == nil {
-			s.tell(ctx, link, "leave", c, last)
+		m := c.member(c.since)
+		if last, err = link.Leave(ctx, m, topics...); err == nil {
+			s.tell(ctx, link, "leave", m, last)
 		}
 	}
 	if err != nil {

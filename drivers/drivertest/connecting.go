@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/duxweb/go-ws/core"
 )
 
 var connecting = []scene{
 	{name: "a later connection has a higher number, and is told it once", run: numbersGrow},
-	{name: "a connection is told its number before Find shows it", run: numberedFirst},
+	{name: "Find shows the number that a connection is told", run: numberedAlike},
 	{name: "Find shows the connections of a client id on every node", run: findsEverywhere},
 	{name: "of two connections that come at once the later one finds the other", run: laterFindsEarlier},
 	{name: "Leave of the app's topic takes a connection out of Find", run: takenBack},
@@ -42,10 +41,9 @@ func numbersGrow(s *stage) {
 	}
 }
 
-func numberedFirst(s *stage) {
+func numberedAlike(s *stage) {
 	a, b := s.node(), s.node()
-	var numbers sync.Map // of uint64, by ConnID
-	var early atomic.Value
+	var seen sync.Map // of uint64, by ConnID
 	stop := make(chan struct{})
 	var watching sync.WaitGroup
 	watching.Go(func() { // ends with stop
@@ -57,9 +55,7 @@ func numberedFirst(s *stage) {
 			}
 			found, _ := b.link.Find(s.Context(), "app", "anna")
 			for _, m := range found {
-				if number, _ := numbers.Load(m.ConnID); number != m.Number {
-					early.Store(fmt.Sprintf("Find shows number %d of a connection that was told %v", m.Number, number))
-				}
+				seen.Store(m.ConnID, m.Number)
 			}
 		}
 	})
@@ -68,20 +64,17 @@ func numberedFirst(s *stage) {
 		watching.Wait()
 	})
 	defer end() // where the case fails half way
+	told := map[string]uint64{}
 	for range s.rounds {
 		m := a.Member("anna")
-		show := a.Connect("app", m)
-		a.must("Register", func(ctx context.Context) error {
-			return a.link.Register(ctx, "app", m, func(n uint64) {
-				numbers.Store(m.ConnID, n)
-				show(n)
-			})
-		})
+		told[m.ConnID] = a.register("app", m)
 		a.leave(m, core.Topic{App: "app"})
 	}
 	end()
-	if text := early.Load(); text != nil {
-		s.Fatal(text)
+	for conn, number := range told {
+		if other, ok := seen.Load(conn); ok && other != number {
+			s.Fatalf("Find shows number %d of a connection that was told %d", other, number)
+		}
 	}
 }
 

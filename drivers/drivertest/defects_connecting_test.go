@@ -33,8 +33,8 @@ var connectingDefects = []defect{
 		}),
 	},
 	{
-		name:  "a connection is found before it is told its number",
-		fails: []string{numberedFirst},
+		name:  "a connection is found under a number that it is not told",
+		fails: []string{numberedAlike},
 		apply: fresh(func() func(core.Driver, <-chan struct{}) core.Driver {
 			type early struct {
 				app string

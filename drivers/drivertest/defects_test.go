@@ -143,7 +143,7 @@ const (
 	ownTopics       = "an Unsubscribe ends its own topics on its own node"
 
 	numbersGrow   = "a later connection has a higher number, and is told it once"
-	numberedFirst = "a connection is told its number before Find shows it"
+	numberedAlike = "Find shows the number that a connection is told"
 	findsAll      = "Find shows the connections of a client id on every node"
 	laterFinds    = "of two connections that come at once the later one finds the other"
 	takenBack     = "Leave of the app's topic takes a connection out of Find"

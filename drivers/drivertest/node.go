@@ -23,6 +23,8 @@ type Node struct {
 	delivered  []core.Publication
 	commands   []core.Command
 	gaps       map[core.Topic]int
+	changes    []Change
+	faults     []error
 	downs, ups int
 
 	full    map[core.Topic]chan struct{} // closed when there is room
@@ -137,6 +139,21 @@ func (n *Node) Up() {
 	n.begin("Up")
 	defer n.end()
 	n.ups++
+}
+
+// Changed implements core.Node.
+func (n *Node) Changed(t core.Topic, m core.Member, joined bool) {
+	n.begin("Changed")
+	defer n.end()
+	m.Data = bytes.Clone(m.Data)
+	n.changes = append(n.changes, Change{t, m, joined})
+}
+
+// Fault implements core.Node.
+func (n *Node) Fault(err error) {
+	n.begin("Fault")
+	defer n.end()
+	n.faults = append(n.faults, err)
 }
 
 // Topics implements core.Node.

@@ -45,6 +45,27 @@ func (n *Node) Gaps(topic core.Topic) int {
 	return n.gaps[topic]
 }
 
+// Change is what a driver has told with Changed.
+type Change struct {
+	Topic  core.Topic
+	Member core.Member
+	Joined bool
+}
+
+// Changes returns what the driver has told with Changed, in its order.
+func (n *Node) Changes() []Change {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.changes)
+}
+
+// Faults returns what the driver has told with Fault, in its order.
+func (n *Node) Faults() []error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.faults)
+}
+
 // Outages returns how often the driver said Down, and how often Up.
 func (n *Node) Outages() (downs, ups int) {
 	n.mu.Lock()

@@ -1,0 +1,207 @@
+package drivers
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/duxweb/go-ws/core"
+)
+
+// RedisOptions say how NewRedisDriver reaches Redis. The zero value is a server on this machine.
+type RedisOptions struct {
+	// Client is an existing client: a *redis.Client, also one made by NewFailoverClient (Sentinel), or a
+	// *redis.ClusterClient. The driver takes its settings for connections of its own and leaves the client alone: it is
+	// neither used nor closed, and hooks added to it see nothing of the driver. Addr to MinIdleConns are ignored then.
+	Client redis.UniversalClient
+
+	Addr         string // of the server; default "localhost:6379"
+	Password     string
+	DB           int
+	PoolSize     int // connections at most, beside one for what this node receives; default 10
+	MinIdleConns int // connections that are kept when there is nothing to do; default 5
+
+	// Prefix begins every key and channel name; default "ws". Services under two prefixes, or in two DBs, never meet, on
+	// whatever server. It must not contain "{" or "}".
+	Prefix string
+}
+
+const (
+	dialTimeout  = 3 * time.Second
+	replyTimeout = 3 * time.Second // also how long a subscription may take to be confirmed
+	callTimeout  = 5 * time.Second // for calls whose context has no deadline, and for what follows them
+	clusterLanes = 16
+)
+
+// NewRedisDriver returns a driver that joins services in any number of processes by way of Redis 6.2 or newer: a single
+// server, one that Sentinel fails over, or a Cluster (7.0 or newer). It asks the server whether it can be used, for 5 s at
+// most, and returns an error that says what to change. nil stands for the zero RedisOptions. The driver itself has
+// nothing to close: each service opens connections at Run and closes them at Shutdown.
+func NewRedisDriver(options *RedisOptions) (core.Driver, error) {
+	if options == nil {
+		options = &RedisOptions{}
+	}
+	prefix := cmp.Or(options.Prefix, "ws")
+	if strings.ContainsAny(prefix, "{}") {
+		return nil, fmt.Errorf("gows: redis: RedisOptions.Prefix %q: leave out { and }", prefix)
+	}
+	d := &redisDriver{prefix: prefix, lanes: 1}
+	switch client := options.Client.(type) {
+	case nil:
+		o := ownOptions(options)
+		d.connect = func() redisServers { return newSingleServer(o) }
+		d.db, d.where = o.DB, o.Addr
+	case *redis.Client:
+		o := derived(client.Options())
+		d.connect = func() redisServers { return newSingleServer(o) }
+		d.db, d.where = o.DB, o.Addr
+	case *redis.ClusterClient:
+		o := derivedCluster(client.Options())
+		d.connect = func() redisServers { return clusterServers{redis.NewClusterClient(o)} }
+		d.lanes, d.where = clusterLanes, strings.Join(o.Addrs, ",")
+	default:
+		return nil, fmt.Errorf("gows: redis: RedisOptions.Client is a %T: give a *redis.Client or a *redis.ClusterClient", client)
+	}
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// redisDriver makes links, which share nothing.
+type redisDriver struct {
+	connect func() redisServers
+	prefix  string
+	db      int
+	lanes   int
+	where   string // for errors
+}
+
+func ownOptions(o *RedisOptions) *redis.Options {
+	return derived(&redis.Options{
+		Addr: cmp.Or(o.Addr, "localhost:6379"), Password: o.Password, DB: o.DB,
+		PoolSize: cmp.Or(o.PoolSize, 10), MinIdleConns: cmp.Or(o.MinIdleConns, 5),
+	})
+}
+
+// derived returns options for connections of the driver. Nothing is retried: go-redis repeats a whole pipeline when one
+// reply is lost, and every publication in it would arrive twice.
+func derived(from *redis.Options) *redis.Options {
+	o := *from
+	o.MaxRetries = -1
+	o.DialTimeout, o.DialerRetries = dialTimeout, 1
+	o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = replyTimeout, replyTimeout, replyTimeout
+	o.ContextTimeoutEnabled = true
+	o.Protocol = 2 // nothing of 3 is used, and it looks for push messages before each reply
+	o.PushNotificationProcessor = nil
+	if o.Dialer == nil {
+		o.Dialer = redis.NewDialer(&o)
+	}
+	o.Dialer = onlyWhenAsked(o.Dialer)
+	return &o
+}
+
+func derivedCluster(from *redis.ClusterOptions) *redis.ClusterOptions {
+	o := *from
+	o.MaxRedirects = -1 // the lanes follow a slot that moves
+	o.DialTimeout, o.DialerRetries = dialTimeout, 1
+	o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = replyTimeout, replyTimeout, replyTimeout
+	o.ContextTimeoutEnabled = true
+	o.Protocol = 2
+	o.PushNotificationProcessor = nil
+	o.ReadOnly, o.RouteByLatency, o.RouteRandomly = false, false, false
+	if o.Dialer == nil {
+		o.Dialer = redis.NewDialer(&redis.Options{DialTimeout: dialTimeout, TLSConfig: o.TLSConfig})
+	}
+	o.Dialer = onlyWhenAsked(o.Dialer)
+	return &o
+}
+
+// received marks the context of what is done on a subscription connection. When that breaks, go-redis makes another one
+// by itself and subscribes it to everything, which the receiver does better: such a dial is refused.
+type received struct{}
+
+type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+func onlyWhenAsked(dial dialer) dialer {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if ctx.Value(received{}) != nil {
+			return nil, net.ErrClosed
+		}
+		return dial(ctx, network, addr)
+	}
+}
+
+// check asks the server whether it can be used.
+func (d *redisDriver) check() error {
+	servers := d.connect()
+	defer servers.close()
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	client, err := servers.server(ctx, d.base(0))
+	if err == nil {
+		var info string
+		info, err = client.Info(ctx, "server").Result()
+		switch {
+		case err == nil:
+			return d.checkVersion(info)
+		case strings.HasPrefix(err.Error(), "NOPERM"): // a user that may not ask
+			err = client.Ping(ctx).Err()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("gows: redis at %s: %w%s", d.where, err, d.advice(err))
+	}
+	return nil
+}
+
+// advice says what to change, where the server's own words do not.
+func (d *redisDriver) advice(err error) string {
+	text := err.Error()
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return ": it does not answer"
+	case strings.HasPrefix(text, "WRONGPASS"), strings.HasPrefix(text, "NOAUTH"), strings.Contains(text, "AUTH"):
+		return ": see RedisOptions.Password"
+	case strings.Contains(text, "DB index"), strings.Contains(text, "SELECT is not allowed"):
+		return ": there is no DB " + strconv.Itoa(d.db) + ", see RedisOptions.DB"
+	case strings.Contains(text, "connection refused"), strings.Contains(text, "no such host"):
+		return ": does it run there? See RedisOptions.Addr"
+	case strings.Contains(text, "cluster support disabled"):
+		return ": the client is for a Cluster, the server is none"
+	}
+	return ""
+}
+
+func (d *redisDriver) checkVersion(info string) error {
+	version, cluster := "", false
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch name {
+		case "redis_version":
+			version = value
+		case "redis_mode":
+			cluster = value == "cluster"
+		}
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
+		return nil //nolint:nilerr // something compatible, which does not say what it is
+	}
+	switch {
+	case cluster && d.lanes == 1:
+		return fmt.Errorf("gows: redis at %s is part of a Cluster: give a redis.NewClusterClient as RedisOptions.Client", d.where)
+	case d.lanes > 1 && major < 7:
+		return fmt.Errorf("gows: redis at %s is version %s: a Cluster needs 7.0, which has sharded pub/sub", d.where, version)
+	case major < 6 || major == 6 && minor < 2:
+		return fmt.Errorf("gows: redis at %s is version %s: 6.2 is needed at least", d.where, version)
+	}
+	return nil
+}
