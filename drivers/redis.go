@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/duxweb/go-ws/core"
 )
@@ -100,7 +101,7 @@ func derived(from *redis.Options) *redis.Options {
 	o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = replyTimeout, replyTimeout, replyTimeout
 	o.ContextTimeoutEnabled = true
 	o.Protocol = 2 // nothing of 3 is used, and it looks for push messages before each reply
-	o.PushNotificationProcessor = nil
+	o.PushNotificationProcessor, o.MaintNotificationsConfig = nil, noNotifications()
 	if o.Dialer == nil {
 		o.Dialer = redis.NewDialer(&o)
 	}
@@ -115,13 +116,18 @@ func derivedCluster(from *redis.ClusterOptions) *redis.ClusterOptions {
 	o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = replyTimeout, replyTimeout, replyTimeout
 	o.ContextTimeoutEnabled = true
 	o.Protocol = 2
-	o.PushNotificationProcessor = nil
+	o.PushNotificationProcessor, o.MaintNotificationsConfig = nil, noNotifications()
 	o.ReadOnly, o.RouteByLatency, o.RouteRandomly = false, false, false
 	if o.Dialer == nil {
 		o.Dialer = redis.NewDialer(&redis.Options{DialTimeout: dialTimeout, TLSConfig: o.TLSConfig})
 	}
 	o.Dialer = onlyWhenAsked(o.Dialer)
 	return &o
+}
+
+// noNotifications turns off what is for protocol 3 alone.
+func noNotifications() *maintnotifications.Config {
+	return &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }
 
 // received marks the context of what is done on a subscription connection. When that breaks, go-redis makes another one

@@ -114,7 +114,7 @@ func (l *redisLink) tell(ctx context.Context, lane *redisLane, name string, e en
 		heard, err = client.Publish(ctx, name, text.Bytes()).Result()
 	}
 	if err != nil {
-		lane.doubt(client, err)
+		lane.doubtOf(ctx, client, err)
 	}
 	return heard, err
 }

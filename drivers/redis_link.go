@@ -22,8 +22,8 @@ type redisLink struct {
 	lanes    []*redisLane
 	commands redisCommands
 
-	publishing sync.WaitGroup // the publishers; they end when they are closed
-	running    sync.WaitGroup // everything else that runs; it ends with stop
+	publishing sync.WaitGroup  // the publishers; they end when they are closed
+	running    sync.WaitGroup  // everything else that runs; it ends with stop
 	ctx        context.Context //nolint:containedctx // of what runs, not of a call
 	stop       context.CancelFunc
 	opened     chan struct{} // closed when everything is in force for the first time
@@ -40,7 +40,8 @@ type redisLink struct {
 // redisLane is the part of a link that goes by way of one slot of a Cluster; elsewhere there is one.
 type redisLane struct {
 	link      *redisLink
-	base      string
+	base      string // how its names begin
+	pubBase   string // and those of topics
 	publisher *redisPublisher
 	receiver  *redisReceiver
 	presence  *redisPresence
@@ -66,7 +67,7 @@ func (d *redisDriver) Open(ctx context.Context, node core.Node) (core.Link, erro
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.commands.init(l)
 	for i := range d.lanes {
-		lane := &redisLane{link: l, base: d.base(i), missing: subscribed | registered}
+		lane := &redisLane{link: l, base: d.base(i), pubBase: d.base(i) + "pub:", missing: subscribed | registered}
 		lane.publisher = &redisPublisher{lane: lane, wake: make(chan struct{}, 1)}
 		lane.receiver = newReceiver(lane)
 		lane.presence = newPresence(lane)
@@ -116,6 +117,13 @@ func (l *redisLane) server(ctx context.Context) (*redis.Client, error) {
 func (l *redisLane) doubt(client *redis.Client, err error) {
 	if client == nil || misplaced(err) || silent(err) || l.sharded() && !answered(err) {
 		l.link.servers.doubt(l.link.ctx, client)
+	}
+}
+
+// doubtOf is doubt for a call whose context may end sooner than a server is suspect.
+func (l *redisLane) doubtOf(ctx context.Context, client *redis.Client, err error) {
+	if ctx.Err() == nil {
+		l.doubt(client, err)
 	}
 }
 

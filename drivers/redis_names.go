@@ -39,6 +39,16 @@ func unscoped(text string) (app, name string, ok bool) {
 
 func topicText(t core.Topic) string { return scoped(t.App, t.Channel) }
 
+// pubOf returns the lane and the channel of pub/sub of a topic.
+func (l *redisLink) pubOf(t core.Topic) (lane *redisLane, name string) {
+	if len(l.lanes) == 1 && !strings.ContainsAny(t.App, ":%") { // each publication comes by here
+		return l.lanes[0], l.lanes[0].pubBase + t.App + ":" + t.Channel
+	}
+	text := topicText(t)
+	lane = l.laneOf(text)
+	return lane, lane.pubBase + text
+}
+
 // laneOf returns the lane of a scoped text or the id of a node.
 func (l *redisLink) laneOf(text string) *redisLane {
 	if len(l.lanes) == 1 {
@@ -47,8 +57,7 @@ func (l *redisLink) laneOf(text string) *redisLane {
 	return l.lanes[crc32.ChecksumIEEE([]byte(text))%uint32(len(l.lanes))]
 }
 
-// Channels of pub/sub.
-func (l *redisLane) pub(text string) string    { return l.base + "pub:" + text }
+// Channels of pub/sub, beside pubBase.
 func (l *redisLane) nodeName(id string) string { return l.base + "node:" + id }
 func (l *redisLane) everybody() string         { return l.base + "all" }
 

@@ -161,10 +161,7 @@ func (l *redisLink) finish(ctx context.Context, op *presenceOp) error {
 // run writes until resign. It begins with a registration.
 func (p *redisPresence) run(ctx context.Context) {
 	defer close(p.done)
-	beat := time.NewTimer(0) // drained: register sets it
-	<-beat.C
-	listen := time.NewTimer(0)
-	<-listen.C
+	beat, listen := time.NewTimer(time.Hour), time.NewTimer(time.Hour) // register sets the one, a beat the other
 	defer beat.Stop()
 	defer listen.Stop()
 	wait := firstPause
@@ -184,21 +181,21 @@ func (p *redisPresence) run(ctx context.Context) {
 			p.lane.restored(registered)
 			beat.Reset(beatInterval)
 		}
-		if ops := p.take(); len(ops) > 0 {
+		ops := p.take()
+		if len(ops) > 0 {
+			signal(p.wake) // the beat has its turn, too
 			p.write(ctx, ops)
-			continue
-		}
-		if p.isClosed() {
+		} else if p.isClosed() {
 			break
 		}
 		select {
-		case <-p.wake:
 		case <-beat.C:
 			p.beat(ctx)
 			beat.Reset(beatInterval)
 			listen.Reset(replyTimeout)
 		case <-listen.C:
 			p.lane.receiver.probe(p.quiet)
+		case <-p.wake:
 		case <-ctx.Done():
 		}
 	}
@@ -366,8 +363,8 @@ func (p *redisPresence) register(ctx context.Context) error {
 		return p.lane.explain(ctx, err, enter.keys)
 	}
 	p.written, p.acknowledged, p.valid = 1, 1, true
-	ops := p.present()
-	for len(ops) > 0 {
+	var back []*presenceOp // others have been told that they left
+	for ops := p.present(); len(ops) > 0; {
 		n := min(len(ops), presenceBatch)
 		calls := make([]*scriptCall, n)
 		for i, op := range ops[:n] {
@@ -380,9 +377,8 @@ func (p *redisPresence) register(ctx context.Context) error {
 			switch err := calls[i].err; {
 			case err != nil:
 				p.lane.link.node.Fault(p.lane.explain(ctx, err, calls[i].keys))
-			case op.action == opJoin && calls[i].reply == int64(1): // others have been told that it left
-				app, channel, _ := unscoped(op.text)
-				p.lane.link.node.Changed(core.Topic{App: app, Channel: channel}, op.member, true)
+			case op.action == opJoin && calls[i].reply == int64(1):
+				back = append(back, op)
 			}
 		}
 		ops = ops[n:]
@@ -392,7 +388,20 @@ func (p *redisPresence) register(ctx context.Context) error {
 	}
 	p.old = nil
 	p.seen = map[string]*sighting{}
+	if len(back) > 0 {
+		p.lane.link.spawn(func(ctx context.Context) { p.tellBack(ctx, back) }) // ends with the last of them, or the link
+	}
 	return nil
+}
+
+func (p *redisPresence) tellBack(ctx context.Context, back []*presenceOp) {
+	for _, op := range back {
+		if ctx.Err() != nil {
+			return
+		}
+		app, channel, _ := unscoped(op.text)
+		p.lane.link.node.Changed(core.Topic{App: app, Channel: channel}, op.member, true)
+	}
 }
 
 // present returns an op for everything that is on this node now.

@@ -91,10 +91,9 @@ const (
 )
 
 func (l *redisLink) Publish(ctx context.Context, p core.Publication, done func(error)) error {
-	text := topicText(p.Topic)
-	lane := l.laneOf(text)
+	lane, name := l.pubOf(p.Topic)
 	return lane.publisher.add(ctx, publication{
-		name: lane.pub(text), data: encodePublication(p), sendBy: time.Now().Add(callTimeout - replyTimeout), done: done,
+		name: name, data: encodePublication(p), sendBy: time.Now().Add(callTimeout - replyTimeout), done: done,
 	})
 }
 
@@ -158,6 +157,11 @@ func (p *redisPublisher) run(ctx context.Context) {
 func (p *redisPublisher) take(batch []publication) (_ []publication, closed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(p.queue) <= pipelineLength && p.bytes <= pipelineBytes {
+		batch, p.queue, p.bytes = p.queue, batch, 0
+		p.leaveRoomLocked()
+		return batch, p.closed
+	}
 	n, size := 0, 0
 	for n < min(len(p.queue), pipelineLength) && (n == 0 || size+len(p.queue[n].data) <= pipelineBytes) {
 		size += len(p.queue[n].data)
@@ -166,11 +170,16 @@ func (p *redisPublisher) take(batch []publication) (_ []publication, closed bool
 	batch = append(batch, p.queue[:n]...)
 	p.queue = slices.Delete(p.queue, 0, n)
 	p.bytes -= size
-	if p.room != nil && n > 0 {
+	p.leaveRoomLocked()
+	return batch, p.closed
+}
+
+// leaveRoomLocked wakes who waits for room.
+func (p *redisPublisher) leaveRoomLocked() {
+	if p.room != nil {
 		close(p.room)
 		p.room = nil
 	}
-	return batch, p.closed
 }
 
 // send publishes a batch, in its order, and tells what became of each. While the Cluster or Sentinel is moving the lane to

@@ -122,7 +122,7 @@ func (l *redisLane) read(ctx context.Context, ask func(*redis.Client) (key strin
 		if err == nil {
 			return nil
 		}
-		l.doubt(client, err)
+		l.doubtOf(ctx, client, err)
 		if !misplaced(err) || ctx.Err() != nil {
 			return l.explain(ctx, err, []string{key})
 		}

@@ -137,9 +137,8 @@ func (l *redisLink) Unsubscribe(_ context.Context, topics ...core.Topic) error {
 func (l *redisLink) byLane(topics []core.Topic) map[*redisLane][]string {
 	names := make(map[*redisLane][]string, 1)
 	for _, t := range topics {
-		text := topicText(t)
-		lane := l.laneOf(text)
-		names[lane] = append(names[lane], lane.pub(text))
+		lane, name := l.pubOf(t)
+		names[lane] = append(names[lane], name)
 	}
 	return names
 }
@@ -380,9 +379,9 @@ func (r *redisReceiver) topics() []core.Topic {
 	return topics
 }
 
-// topicOf undoes pub.
+// topicOf undoes pubOf.
 func (l *redisLane) topicOf(name string) (core.Topic, bool) {
-	text, ok := strings.CutPrefix(name, l.base+"pub:")
+	text, ok := strings.CutPrefix(name, l.pubBase)
 	if !ok {
 		return core.Topic{}, false
 	}
