@@ -9,3 +9,10 @@ func Kept(driver core.Driver) int {
 	defer d.mu.RUnlock()
 	return len(d.links) + len(d.topics) + len(d.joined) + len(d.counts)
 }
+
+var (
+	EncodePublication = encodePublication
+	DecodePublication = decodePublication
+	Scoped            = scoped
+	Unscoped          = unscoped
+)
