@@ -20,7 +20,7 @@ import (
 // build builds one of the examples, the programs that people run, in the example's own module.
 func build(t *testing.T, example string) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), example)
+	binary := filepath.Join(t.TempDir(), filepath.Base(example))
 	command := exec.CommandContext(t.Context(), "go", "build", "-o", binary)
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
 		command.Args = append(command.Args, "-race") // a race in the server fails its stop

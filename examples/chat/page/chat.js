@@ -38,15 +38,22 @@ function start(name) {
   const mine = ws = connect('/ws', {
     token: () => login(name),
     onstate: (...state) => mine === ws && showState(...state),
-    onmessage: m => m.type === 'notice' && notice(m.message, 'news'),
+    onmessage: told,
   })
   before?.close()
   enter('lobby')
 }
 
+// told is what concerns no room. Which node this is, only servers say that are several.
+function told(m) {
+  if (m.type === 'notice') notice(m.message, 'news')
+  if (m.type === 'node') $('node').textContent = m.message
+}
+
 function showState(state, words, { code, reason, wait = 0 }) {
   online = state === 'connected'
   clearInterval(countdown)
+  if (!online) $('node').textContent = ''
   $('state').dataset.state = state
   $('state').title = reason || ''
   if (state !== 'waiting') $('state').textContent = words
@@ -108,8 +115,8 @@ function hear(name, m) {
   if (m.type === 'subscribed' && name === wanted && name !== room) moveTo(name)
   if (name !== room) return
   switch (m.type) {
-    case 'subscribed':
-    case 'gap': return catchUp()
+    case 'gap': event('messages may have been missed')   // and on
+    case 'subscribed': return catchUp()
     case 'message': return receive(m)
     case 'join':
       moves++

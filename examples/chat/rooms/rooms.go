@@ -17,26 +17,42 @@ import (
 // Lobby is the channel of the room that everybody enters first.
 const Lobby = "room:lobby"
 
-const remembered = 50 // messages of a room
+// Remembered is how many messages of a room are.
+const Remembered = 50
 
-// Rooms are the open rooms and what was said in them. Subscribe, Publish and Message are hooks for a core.Provider; all
-// methods may be called at the same time.
-type Rooms struct {
-	mu     sync.Mutex                // guards all below
-	past   map[string][]core.Message // every open room
-	latest int64                     // time of the last message
+// Past is where the rooms remember what was said. Its methods may be called at the same time.
+type Past interface {
+	// Keep remembers a message as one of the last of its channel. It sets Meta to the time of the message, in milliseconds,
+	// which no other in that channel has.
+	Keep(message *core.Message) error
+	// Last returns the last messages of a channel, the oldest first, never nil without an error.
+	Last(channel string) ([]core.Message, error)
 }
 
-// New returns three rooms in which nothing has been said.
-func New() *Rooms {
-	return &Rooms{past: map[string][]core.Message{Lobby: {}, "room:go": {}, "room:random": {}}}
+// Time is the Meta of a message in a room.
+type Time struct {
+	Time float64 `json:"time"`
+}
+
+// Rooms are the open rooms. Subscribe, Publish and Message are hooks for a core.Provider; all methods may be called at the
+// same time.
+type Rooms struct {
+	past Past
+}
+
+// New returns three rooms in which nothing has been said. This process remembers what will be.
+func New() *Rooms { return Over(&memory{past: map[string][]core.Message{}}) }
+
+// Over returns the same three rooms with a past that others may share.
+func Over(past Past) *Rooms { return &Rooms{past} }
+
+func isOpen(channel string) bool {
+	return slices.Contains([]string{Lobby, "room:go", "room:random"}, channel)
 }
 
 // Subscribe is asked about type "subscribe": may this client enter?
 func (r *Rooms) Subscribe(_ *core.Client, channel string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.past[channel] == nil {
+	if !isOpen(channel) {
 		return core.Errorf(http.StatusForbidden, "this room is for members only")
 	}
 	return nil
@@ -54,9 +70,14 @@ func (r *Rooms) Message(message *core.Message, _ *core.Client) error {
 	if message.Type != "history" {
 		return core.Errorf(http.StatusNotFound, "there is no type %q", message.Type)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return message.Reply(r.past[message.Channel])
+	past := []core.Message{}
+	if isOpen(message.Channel) {
+		var err error
+		if past, err = r.past.Last(message.Channel); err != nil {
+			return err
+		}
+	}
+	return message.Reply(past)
 }
 
 // Push says something in a room from outside, as a REST route does.
@@ -68,18 +89,36 @@ func (r *Rooms) Push(service *core.Service, room, text string) error {
 	return service.Push([]string{message.Channel}, message)
 }
 
-// keep stamps a message with a time of its own and remembers it as one of the last of its room.
+// keep remembers what may be said.
 func (r *Rooms) keep(message *core.Message) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	past := r.past[message.Channel]
-	if text := strings.TrimSpace(message.Message); past == nil || text == "" || len(text) > 8<<10 {
+	if text := strings.TrimSpace(message.Message); !isOpen(message.Channel) || text == "" || len(text) > 8<<10 {
 		return core.Errorf(http.StatusBadRequest, "a message needs an open room and a text of at most 8 KiB")
 	}
-	r.latest = max(r.latest+1, time.Now().UnixMilli())
-	message.Data, message.Meta = nil, map[string]int64{"time": r.latest}
-	r.past[message.Channel] = append(past[max(0, len(past)-remembered+1):], *message)
+	message.Data = nil
+	return r.past.Keep(message)
+}
+
+// memory is the past of one process.
+type memory struct {
+	mu     sync.Mutex // guards all below
+	past   map[string][]core.Message
+	latest int64 // time of the last message
+}
+
+func (m *memory) Keep(message *core.Message) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.latest = max(m.latest+1, time.Now().UnixMilli())
+	message.Meta = Time{float64(m.latest)}
+	past := m.past[message.Channel]
+	m.past[message.Channel] = append(past[max(0, len(past)-Remembered+1):], *message)
 	return nil
+}
+
+func (m *memory) Last(channel string) ([]core.Message, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]core.Message{}, m.past[channel]...), nil
 }
 
 var isName = regexp.MustCompile(`^[\pL\pN][\pL\pM\pN ._-]{0,23}$`)
