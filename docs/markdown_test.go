@@ -13,10 +13,12 @@ const (
 	english = "../README.md"
 	chinese = "../README.zh-CN.md"
 	wire    = "protocol.md"
+
+	deployment = "deployment.md"
 )
 
 // pages are the documents that these tests answer for.
-var pages = slices.Concat([]string{wire, "guarantees.md"}, readmes[0][:], readmes[1][:], readmes[2][:], readmes[3][:], readmes[4][:], readmes[5][:])
+var pages = slices.Concat([]string{wire, "guarantees.md", deployment}, readmes[0][:], readmes[1][:], readmes[2][:], readmes[3][:], readmes[4][:], readmes[5][:])
 
 // readmes are in English and in Chinese.
 var readmes = [][2]string{
@@ -49,6 +51,7 @@ type block struct {
 type table struct {
 	line int    // of its header
 	note string // the HTML comment in front of it
+	head string // the first line
 	rows [][]string
 }
 
@@ -81,7 +84,7 @@ func read(t testing.TB, file string) page {
 			i += end + 1
 			note = ""
 		case strings.HasPrefix(line, "|"):
-			tab := table{line: i + 1, note: note}
+			tab := table{line: i + 1, note: note, head: line}
 			for i += 2; i < len(lines) && strings.HasPrefix(lines[i], "|"); i++ {
 				tab.rows = append(tab.rows, cells(lines[i]))
 			}

@@ -3,7 +3,9 @@ package docs
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -11,12 +13,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/duxweb/go-ws/internal/redistest"
 )
 
 // original is the README of the library's first version, as it was: what its reader wrote has to go on working.
@@ -47,10 +52,19 @@ func TestTheGoCodeOfTheDocsCompilesAndItsProgramsRun(t *testing.T) {
 		}
 	}
 	for i, b := range originalBlocks(t) {
-		s.add("original_"+string(rune('a'+i)), b)
+		if name := "original_" + string(rune('a'+i)); strings.HasPrefix(b.code, "package main") {
+			s.addAsItStands(name, b)
+		} else {
+			s.add(name, b)
+		}
 	}
 	program := originalProgram(t)
-	s.add("original_program", program)
+	s.add("original_program", onMemory(t, program))
+	copies := [2]string{freeAddress(t), freeAddress(t)}
+	database := redistest.Start(t)
+	for i, address := range copies {
+		s.addAsItStands(fmt.Sprint("original_redis_", i), onRedis(t, program, database.Addr(), address))
+	}
 	s.build()
 	wider.build()
 	if len(quickStarts) != len(readmes)-1 {
@@ -71,7 +85,8 @@ func TestTheGoCodeOfTheDocsCompilesAndItsProgramsRun(t *testing.T) {
 	})
 	t.Run("the program with the original names talks", func(t *testing.T) {
 		t.Parallel()
-		talkAsTheOriginalPage(t, start(t, s, programs[1]))
+		p := start(t, s, programs[1])
+		talkAsTheOriginalPage(t, p, p)
 	})
 	t.Run("the program that shuts down does so", func(t *testing.T) {
 		t.Parallel()
@@ -80,25 +95,34 @@ func TestTheGoCodeOfTheDocsCompilesAndItsProgramsRun(t *testing.T) {
 	t.Run("the original program talks", func(t *testing.T) {
 		t.Parallel()
 		p := start(t, s, "original_program")
-		talkAsTheOriginalPage(t, p)
+		talkAsTheOriginalPage(t, p, p)
 		for _, line := range []string{
 			"用户 [测试用户] 正在连接", "客户端 测试用户 触发事件: online", "收到客户端 测试用户 的消息: 你好", "用户 [测试用户] 已断开连接",
 		} {
 			p.prints(line)
 		}
 	})
+	t.Run("two copies of the original program talk to one another over Redis", func(t *testing.T) {
+		t.Parallel()
+		one, two := startAt(t, s, "original_redis_0", copies[0]), startAt(t, s, "original_redis_1", copies[1])
+		talkAsTheOriginalPage(t, one, two)
+		for _, line := range []string{"用户 [测试用户] 正在连接", "收到客户端 测试用户 的消息: 你好", "用户 [测试用户] 已断开连接"} {
+			one.prints(line)
+		}
+		two.prints("用户 [second] 已成功连接")
+		if printed := two.output.String(); strings.Contains(printed, "测试用户") {
+			t.Errorf("the second copy has a client of the first:\n%s", printed)
+		}
+	})
 }
 
-// originalBlocks returns the Go blocks of the original README. Those that need the Redis driver wait until there is one.
+// originalBlocks returns the Go blocks of the original README.
 func originalBlocks(t *testing.T) []block {
 	t.Helper()
 	var blocks []block
 	for _, b := range read(t, original).blocks {
-		if b.lang != "go" || strings.Contains(b.code, "NewRedisDriver") && !hasRedis(t) {
+		if b.lang != "go" {
 			continue
-		}
-		if strings.HasPrefix(b.code, "package ") && !hasRedis(t) {
-			t.Fatal("a whole program without Redis: run it")
 		}
 		// Two ways to the same variable, of which a reader takes one.
 		if first, second, two := strings.Cut(b.code, "// 方式2"); two {
@@ -113,41 +137,54 @@ func originalBlocks(t *testing.T) []block {
 	return blocks
 }
 
-func hasRedis(t *testing.T) bool {
-	t.Helper()
-	files, err := filepath.Glob("../drivers/*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(string(text), "func NewRedisDriver(") {
-			return true
-		}
-	}
-	return false
-}
-
-var makesRedisDriver = regexp.MustCompile(`(?s)redisDriver, err := drivers\.NewRedisDriver\(.*?\n\t}\n`)
-
-// originalProgram returns the whole program of the original README, on the memory driver.
+// originalProgram returns the whole program of the original README.
 func originalProgram(t *testing.T) block {
 	t.Helper()
 	for _, b := range read(t, original).blocks {
 		if strings.HasPrefix(b.code, "package main") {
-			whole := b.code
-			b.code = makesRedisDriver.ReplaceAllString(whole, "redisDriver := drivers.NewMemoryDriver()\n")
-			if b.code == whole {
-				t.Fatal("the program makes no Redis driver")
-			}
 			return b
 		}
 	}
 	t.Fatal("the original README has no program")
 	return block{}
+}
+
+var makesRedisDriver = regexp.MustCompile(`(?s)redisDriver, err := drivers\.NewRedisDriver\(.*?\n\t}\n`)
+
+func onMemory(t *testing.T, program block) block {
+	t.Helper()
+	whole := program.code
+	program.code = makesRedisDriver.ReplaceAllString(whole, "redisDriver := drivers.NewMemoryDriver()\n")
+	if program.code == whole {
+		t.Fatal("the program makes no Redis driver")
+	}
+	return program
+}
+
+// onRedis changes the two addresses of the program, and nothing else.
+func onRedis(t *testing.T, program block, database, address string) block {
+	t.Helper()
+	for old, new := range map[string]string{`"localhost:6379"`: database, `":8080"`: address} {
+		if strings.Count(program.code, old) != 1 {
+			t.Fatalf("the program does not have the address %s once", old)
+		}
+		program.code = strings.ReplaceAll(program.code, old, strconv.Quote(new))
+	}
+	return program
+}
+
+// freeAddress returns an address that nobody listens on, below those that systems give to outgoing connections.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	for range 1000 {
+		address := "127.0.0.1:" + strconv.Itoa(10000+rand.IntN(5000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			_ = l.Close()
+			return address
+		}
+	}
+	t.Fatal("no free port")
+	return ""
 }
 
 // patience is how long a program may take to answer. Only a failure waits for it.
@@ -213,10 +250,37 @@ func start(t testing.TB, s *snippets, name string, prepare ...func(*exec.Cmd)) *
 		t.Fatal(err)
 	}
 	defer file.Close()
-	p := &process{t: t, addr: l.Addr().String(), ended: make(chan struct{})}
+	return launch(t, s, name, l.Addr().String(), append(prepare, func(cmd *exec.Cmd) { cmd.ExtraFiles = []*os.File{file} })...)
+}
+
+// startAt starts a program that listens on an address of its own, and returns when it does.
+func startAt(t testing.TB, s *snippets, name, address string) *process {
+	t.Helper()
+	p := launch(t, s, name, address)
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for late := time.Now().Add(patience); ; {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			_ = c.Close()
+			return p
+		}
+		select {
+		case <-ticker.C:
+		case <-p.ended:
+			t.Fatalf("the program has ended: %v", p.err)
+		}
+		if time.Now().After(late) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func launch(t testing.TB, s *snippets, name, address string, prepare ...func(*exec.Cmd)) *process {
+	t.Helper()
+	p := &process{t: t, addr: address, ended: make(chan struct{})}
 	p.output.more = make(chan struct{}, 1)
 	p.cmd = exec.Command(filepath.Join(s.bin, name)) //nolint:noctx // ended by stop
-	p.cmd.ExtraFiles = []*os.File{file}
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	for _, do := range prepare {
 		do(p.cmd)
@@ -332,10 +396,10 @@ func talkToTheQuickStart(t *testing.T, p *process) {
 	bob.hears(notice)
 }
 
-// talkAsTheOriginalPage does what the original README's front end does, in two windows.
-func talkAsTheOriginalPage(t *testing.T, p *process) {
+// talkAsTheOriginalPage does what the original README's front end does, in two windows, each with a program.
+func talkAsTheOriginalPage(t *testing.T, p, q *process) {
 	t.Helper()
-	one, two := p.connect("/ws?token="+url.QueryEscape("测试用户")), p.connect("/ws?token=second")
+	one, two := p.connect("/ws?token="+url.QueryEscape("测试用户")), q.connect("/ws?token=second")
 	if strings.Contains(p.cmd.Path, "original") {
 		one.hearsWelcome("欢迎 测试用户，连接成功!")
 		two.hearsWelcome("欢迎 second，连接成功!")

@@ -31,6 +31,7 @@ var packages = map[string]string{
 	"context": "context", "errors": "errors", "fmt": "fmt", "http": "net/http", "json": "encoding/json", "log": "log",
 	"os": "os", "signal": "os/signal", "slices": "slices", "slog": "log/slog", "strings": "strings", "syscall": "syscall",
 	"testing": "testing", "time": "time", "utf8": "unicode/utf8", "httptest": "net/http/httptest", "url": "net/url",
+	"tls": "crypto/tls", "x509": "crypto/x509",
 
 	"jwt":       "github.com/golang-jwt/jwt/v5",
 	"redis":     "github.com/redis/go-redis/v9",
@@ -216,6 +217,17 @@ func (s *snippets) add(name string, b block) {
 		s.write(name, "whole.go", fmt.Sprintf("//line %s:%d\n%s", path, b.line, text))
 	}
 	s.names = append(s.names, name)
+}
+
+// addAsItStands takes in a program that listens on an address of its own.
+func (s *snippets) addAsItStands(name string, b block) {
+	s.t.Helper()
+	path, err := filepath.Abs(b.file)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.names, s.main = append(s.names, name), append(s.main, name)
+	s.write(name, "whole.go", fmt.Sprintf("//line %s:%d\n%s", path, b.line, b.code))
 }
 
 func (s *snippets) write(name, file, text string) {

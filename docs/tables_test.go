@@ -205,7 +205,12 @@ func TestTheTableOfHooksIsComplete(t *testing.T) {
 	}
 }
 
-var runs = regexp.MustCompile("`(Test\\w+)`")
+var (
+	runs    = regexp.MustCompile("`(Test\\w+)`")
+	runsIn  = regexp.MustCompile("`go test \\./(\\S+) -run")
+	whole   = regexp.MustCompile("`go test \\./(\\S+) -run '?([\\w|]+)")
+	defines = regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+)
 
 func TestEveryTestThatTheDocsNameExists(t *testing.T) {
 	t.Parallel()
@@ -218,7 +223,7 @@ func TestEveryTestThatTheDocsNameExists(t *testing.T) {
 			return err
 		}
 		text, err := os.ReadFile(path)
-		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(text, -1) {
+		for _, m := range defines.FindAllSubmatch(text, -1) {
 			exists[filepath.ToSlash(filepath.Dir(path))+" "+string(m[1])] = true
 		}
 		return err
@@ -226,12 +231,45 @@ func TestEveryTestThatTheDocsNameExists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	named := 0
+	check := func(file, folder, name string) {
+		named++
+		if !exists["../"+folder+" "+name] {
+			t.Errorf("%s: there is no %s in %s", file, name, folder)
+		}
+	}
 	for _, file := range pages {
-		for _, m := range runs.FindAllStringSubmatch(read(t, file).text, -1) {
-			if !exists["../docs "+m[1]] {
-				t.Errorf("%s: there is no %s in docs", file, m[1])
+		p := read(t, file)
+		rest := p.text
+		for _, tab := range p.tables { // whose header says where its tests are
+			in := runsIn.FindStringSubmatch(tab.head)
+			if in == nil {
+				continue
+			}
+			for _, row := range tab.rows {
+				found := runs.FindAllStringSubmatch(row[len(row)-1], -1)
+				if len(found) == 0 {
+					t.Errorf("%s:%d: no test for %s", file, tab.line, row[0])
+				}
+				for _, m := range found {
+					check(file, in[1], m[1])
+					rest = strings.ReplaceAll(rest, m[0], "")
+				}
 			}
 		}
+		for _, m := range whole.FindAllStringSubmatch(rest, -1) {
+			for name := range strings.SplitSeq(m[2], "|") {
+				if strings.HasPrefix(name, "Test") {
+					check(file, m[1], name)
+				}
+			}
+		}
+		for _, m := range runs.FindAllStringSubmatch(rest, -1) {
+			check(file, "docs", m[1])
+		}
+	}
+	if named < 30 {
+		t.Errorf("only %d tests are named", named)
 	}
 }
 

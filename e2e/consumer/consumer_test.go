@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/duxweb/go-ws/internal/leaktest"
@@ -16,8 +17,18 @@ func TestMain(m *testing.M) { leaktest.Main(m) }
 
 const library = "github.com/duxweb/go-ws"
 
-// brought are the modules that the library brings along, the second one for its tests alone.
-var brought = []string{library, "github.com/gorilla/websocket"}
+// compiled are the modules of which a program with the library has packages.
+var compiled = []string{
+	library, "github.com/redis/go-redis/v9", "github.com/cespare/xxhash/v2", "github.com/dgryski/go-rendezvous", "go.uber.org/atomic",
+}
+
+// brought are the modules that go list -m all names with the library: those, the one for its own tests, and those for the
+// tests of go-redis and atomic, of which nothing is downloaded but a go.mod.
+var brought = append([]string{
+	"github.com/gorilla/websocket",
+	"github.com/bsm/ginkgo/v2", "github.com/bsm/gomega", "github.com/klauspost/cpuid/v2", "github.com/zeebo/xxh3",
+	"github.com/stretchr/testify", "github.com/davecgh/go-spew", "github.com/pmezard/go-difflib",
+}, compiled...)
 
 // user is somebody with a framework, or with none.
 type user struct {
@@ -67,10 +78,21 @@ type customer struct {
 }
 
 func (c *customer) withoutFramework() {
+	c.stock("", "")
 	p := c.project(c.env)
-	before, after := c.get(p, library)
+	before, after := c.get(p)
 	c.added(after, before, brought)
 	p.talk(c.name)
+	var has []string
+	for path := range strings.FieldsSeq(p.run("list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}", ".")) {
+		if !slices.Contains(has, path) {
+			has = append(has, path)
+		}
+	}
+	slices.Sort(has)
+	if want := slices.Sorted(slices.Values(compiled)); !slices.Equal(has, want) {
+		c.Errorf("the program has packages of %q, want %q", has, want)
+	}
 }
 
 // withLowest are two users: one has the lowest version of the framework, the other nothing at all, and gets the same. It
@@ -107,11 +129,18 @@ func (c *customer) withNewest(newest string, usual map[string]string) {
 	p.talk(c.name)
 }
 
-// get runs go get. Whatever the module had before keeps its version, and the module its Go.
-func (c *customer) get(p *project, path string) (before, after map[string]string) {
+// get runs go get as the READMEs say: of the package drivers, with which the library comes, and of an adapter, if any. Of the
+// module alone it would leave out of go.sum what drivers needs. Whatever the module had before keeps its version, and the
+// module its Go.
+func (c *customer) get(p *project, adapter ...string) (before, after map[string]string) {
 	c.Helper()
 	before, was := p.modules(), p.goVersion()
-	p.run("get", path+"@"+c.shop.version)
+	command := []string{"get"}
+	for _, path := range append([]string{library + "/drivers"}, adapter...) {
+		command = append(command, path+"@"+c.shop.version)
+	}
+	p.run(command...)
+	path := strings.Join(command[1:], " ")
 	after = p.modules()
 	for _, name := range slices.Sorted(maps.Keys(before)) {
 		if after[name] != before[name] {
@@ -136,7 +165,8 @@ func (c *customer) added(after, known map[string]string, want []string) {
 		}
 	}
 	slices.Sort(got)
-	if want = slices.Sorted(slices.Values(want)); !slices.Equal(got, want) {
+	want = slices.DeleteFunc(slices.Sorted(slices.Values(want)), func(name string) bool { return known[name] != "" })
+	if !slices.Equal(got, want) {
 		c.Errorf("go get has added %q, want %q", got, want)
 	}
 }

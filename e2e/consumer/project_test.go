@@ -29,14 +29,19 @@ func (s *shop) env(t *testing.T) []string {
 	)
 }
 
-// stock sees to it that the machine's module cache has what a user of the adapter and of a version of its framework needs.
-// Only here a download may be due. It comes to the same modules as go get, with this tree in the place of the shop's.
+// stock sees to it that the machine's module cache has what a user of the library needs, and of an adapter and a version of its
+// framework, if any. Only here a download may be due. It comes to the same modules as go get, with this tree in the place
+// of the shop's.
 func (c *customer) stock(adapter, framework string) {
 	c.Helper()
 	p := c.project(append(os.Environ(), "GOWORK=off", "GOFLAGS="))
-	p.run("get", c.framework+"@"+framework)
-	p.modules()
-	for _, module := range []string{library, adapter} {
+	ours := []string{library}
+	if adapter != "" {
+		p.run("get", c.framework+"@"+framework)
+		p.modules()
+		ours = append(ours, adapter)
+	}
+	for _, module := range ours {
 		folder := filepath.Join(c.shop.tree, strings.TrimPrefix(module, library))
 		p.run("mod", "edit", "-require="+module+"@"+c.shop.version, "-replace="+module+"="+folder)
 	}
