@@ -228,7 +228,7 @@ func TestADriverThatIsAwayIsLoggedEveryMinuteAndWhenItIsBack(t *testing.T) {
 		if err := s.Health(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		d.node().Down(errScripted)
+		d.node().Down(errScripted, nil)
 		<-time.After(150 * time.Second)
 		if n := len(book.with("ERROR", "driver away", errScripted.Error())); n != 3 {
 			t.Fatalf("%d lines in 2.5 minutes, want one at once and one each minute", n)
@@ -236,7 +236,7 @@ func TestADriverThatIsAwayIsLoggedEveryMinuteAndWhenItIsBack(t *testing.T) {
 		if err := s.Health(t.Context()); !errors.Is(err, errScripted) || !strings.Contains(err.Error(), "2m30s") {
 			t.Fatal(err)
 		}
-		d.node().Up()
+		d.node().Up(nil)
 		<-time.After(2 * time.Second)
 		book.has("driver back", "after=2m3")
 		<-time.After(5 * time.Minute)

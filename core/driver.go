@@ -37,13 +37,14 @@ type Link interface {
 
 	// Register makes a connection known to Find on all nodes under the next number of its client id: of two connections
 	// the later one has the higher number, and finds the earlier one. It calls numbered with it once, before Register
-	// returns; Find on other nodes may show the connection a moment earlier. Numbers start at 1. Leave of Topic{App: app}
-	// takes it back.
+	// returns, or later if that returned an error; Find on other nodes may show the connection a moment earlier. Numbers
+	// start at 1. Leave of Topic{App: app} takes it back.
 	Register(ctx context.Context, app string, m Member, numbered func(number uint64)) error
 
 	// Join adds a connection to the members of topics and returns those of them in which its client id had no
 	// connection before, on any node. Leave takes it out of topics and returns those in which its client id has no
-	// connection any more. Joining twice and leaving what was not joined is no error and is reported by neither.
+	// connection any more. Joining twice and leaving what was not joined is no error and is reported by neither. What is
+	// returned beside an error holds, too.
 	Join(ctx context.Context, m Member, topics ...Topic) (first []Topic, err error)
 	Leave(ctx context.Context, m Member, topics ...Topic) (last []Topic, err error)
 
@@ -77,10 +78,11 @@ type Node interface {
 	Gap(topics ...Topic)
 	// Command carries out a command on the node's own connections. It returns ErrOffline when none was meant.
 	Command(ctx context.Context, c Command) error
-	// Down says that the driver has lost what Subscribe, Register or Join set up, and Up that all of it is in force again.
-	// Subscribers are told of the gap at Up.
-	Down(err error)
-	Up()
+	// Down says that the driver has lost what Subscribe, Register or Join set up for the topics of a part, nil for all, and
+	// Up that all of it is in force again: subscribers are told of the gap then. Several parts may be down at a time; to each
+	// Down belongs one Up.
+	Down(err error, part func(Topic) bool)
+	Up(part func(Topic) bool)
 	// Changed says that the first connection of a client id is in topic, or that the last one is gone, without a Join or
 	// Leave that has returned so: its node died, or came back. The driver says it to one node, which tells the subscribers.
 	Changed(topic Topic, m Member, joined bool)

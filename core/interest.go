@@ -212,9 +212,9 @@ func (h *hub) drop(ch *channel) {
 	}
 }
 
-// lose marks everything as lost: who subscribes waits until regain.
-func (h *hub) lose() {
-	h.each(func(ch *channel) {
+// lose marks the topics of a part as lost: who subscribes waits until regain.
+func (h *hub) lose(part func(Topic) bool) {
+	h.each(part, func(ch *channel) {
 		if ch.interest.state == interestOn {
 			ch.interest.state = interestLost
 			ch.interest.settled = make(chan struct{})
@@ -222,9 +222,9 @@ func (h *hub) lose() {
 	})
 }
 
-// regain says that everything is in force again, and tells the subscribers what they may have missed.
-func (h *hub) regain() {
-	h.each(func(ch *channel) {
+// regain says that the topics of a part are in force again, and tells the subscribers what they may have missed.
+func (h *hub) regain(part func(Topic) bool) {
+	h.each(part, func(ch *channel) {
 		if ch.interest.state == interestLost {
 			ch.interest.state = interestOn
 			ch.interest.err = nil
@@ -233,6 +233,9 @@ func (h *hub) regain() {
 		}
 	})
 	for _, t := range h.topics() {
+		if part != nil && !part(t) {
+			continue
+		}
 		if ch := h.channel(t); ch != nil && t.Channel != "" {
 			ch.miss()
 		}
@@ -251,15 +254,17 @@ func (h *hub) missedBroadcasts(app string) {
 	}
 }
 
-// each calls f for every channel, with its lock held.
-func (h *hub) each(f func(ch *channel)) {
+// each calls f for every channel of a part, with its lock held.
+func (h *hub) each(part func(Topic) bool, f func(ch *channel)) {
 	for i := range h.shards {
 		sh := &h.shards[i]
 		sh.mu.RLock()
-		for _, ch := range sh.channels {
-			ch.mu.Lock()
-			f(ch)
-			ch.mu.Unlock()
+		for t, ch := range sh.channels {
+			if part == nil || part(t) {
+				ch.mu.Lock()
+				f(ch)
+				ch.mu.Unlock()
+			}
 		}
 		sh.mu.RUnlock()
 	}

@@ -626,7 +626,7 @@ func TestWhileTheDriverIsDownSubWaitsAndAfterwardsTheGapIsTold(t *testing.T) {
 		_, waits := connect(t, s, "late")
 		outside, impatient := connect(t, s, "impatient")
 		sub(t, client, "room")
-		d.node().Down(errScripted)
+		d.node().Down(errScripted, nil)
 		if err := s.Health(t.Context()); !errors.Is(err, errScripted) {
 			t.Fatal("health:", err)
 		}
@@ -647,7 +647,7 @@ func TestWhileTheDriverIsDownSubWaitsAndAfterwardsTheGapIsTold(t *testing.T) {
 			t.Fatal("Sub returned while the driver was down:", err)
 		default:
 		}
-		d.node().Up()
+		d.node().Up(nil)
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}

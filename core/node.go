@@ -91,17 +91,19 @@ func (c *Client) takeOut(ctx context.Context, cmd Command) error {
 	return err
 }
 
-// Down is told once by the driver, however long it lasts.
-func (n node) Down(err error) {
+func (n node) Down(err error, part func(Topic) bool) {
 	n.s.away.begin(err)
-	n.s.hub.lose()
+	n.s.hub.lose(part)
 }
 
 // Up also has the sessions looked at: the command that replaces a connection may have been lost meanwhile.
-func (n node) Up() {
-	n.s.recheck.Store(true)
+func (n node) Up(part func(Topic) bool) {
 	n.s.away.end()
-	n.s.hub.regain()
+	n.s.hub.regain(part)
+	select {
+	case n.s.recheck <- struct{}{}:
+	default: // it is going to be
+	}
 }
 
 func (n node) Changed(topic Topic, m Member, joined bool) {

@@ -31,7 +31,6 @@ type Service struct {
 	crowds   crowds
 	replaced replacements
 	away     away
-	recheck  atomic.Bool // sessions, at the janitor's next round
 	faults   faults
 	stats    counters
 
@@ -40,6 +39,7 @@ type Service struct {
 
 	drainers, leavers, keepers sync.WaitGroup // keepers: sweeper and janitor
 	stop                       chan struct{}  // ends the keepers
+	recheck                    chan struct{}  // holds one: sessions are to be looked at
 	refusing                   chan struct{}  // slots for refusals by close
 
 	link   atomic.Pointer[Link]            // nil before the driver is opened and after Shutdown
@@ -75,7 +75,7 @@ const (
 func New(driver Driver, opts ...Option) *Service {
 	s := &Service{
 		id: rand.Text()[:16], made: time.Now(), opts: defaults(), driver: driver, providers: map[string]*Provider{},
-		stop: make(chan struct{}), refusing: make(chan struct{}, refusals),
+		stop: make(chan struct{}), recheck: make(chan struct{}, 1), refusing: make(chan struct{}, refusals),
 	}
 	s.app = &App{s: s}
 	s.Websocket.s = s
@@ -138,6 +138,7 @@ func (s *Service) start(link Link) bool {
 		cancel()
 	})
 	s.keepers.Go(func() { s.keepHouse(ctx, link) })
+	s.keepers.Go(func() { s.keepSessions(ctx, link) })
 	if publisher != nil { // what the service was so far
 		s.keepers.Go(func() { s.closeLink(*publisher) })
 	}
@@ -245,11 +246,6 @@ func (s *Service) keepHouse(ctx context.Context, link Link) {
 			}
 			s.tellCounts(round, link)
 			cancel()
-			if s.recheck.Swap(false) {
-				if err := s.recheckSessions(ctx, link); err != nil {
-					s.recheck.Store(true) // in a second
-				}
-			}
 			s.away.remind(s.opts.log)
 		}
 	}

@@ -103,20 +103,36 @@ func (c *Client) replaceOlder(ctx context.Context, link Link) error {
 	return nil
 }
 
-// recheckSessions ends the connections here that a newer one on another node has replaced: while the driver was away, the
-// command to do so may have been lost.
-func (s *Service) recheckSessions(ctx context.Context, link Link) error {
-	if s.opts.sessions != ReplaceOld {
-		return nil
+// keepSessions ends the connections here that a newer one on another node has replaced, each time the driver has come
+// back: while it was away, the command to do so may have been lost.
+func (s *Service) keepSessions(ctx context.Context, link Link) {
+	for {
+		select {
+		case <-s.recheck:
+		case <-ctx.Done():
+			return
+		}
+		for s.opts.sessions == ReplaceOld && s.recheckSessions(ctx, link) != nil {
+			select {
+			case <-time.After(time.Second): // the driver went away again
+			case <-ctx.Done():
+				return
+			}
+		}
 	}
+}
+
+func (s *Service) recheckSessions(ctx context.Context, link Link) error {
 	for i := range shards {
 		for _, c := range s.hub.clients(i, nil) {
 			if c.Closed() {
 				continue
 			}
+			ctx, cancel := context.WithTimeout(ctx, opTimeout)
 			found, err := link.Find(ctx, c.App, c.ClientID)
+			cancel()
 			if err != nil {
-				return unavailable("find", err)
+				return err
 			}
 			for _, other := range found {
 				c.replaceBelow(other.Number)

@@ -67,6 +67,7 @@ func (s *Service) Health(context.Context) error {
 // away knows whether the driver is there, and logs it when it goes, every minute, and when it is back.
 type away struct {
 	mu     sync.Mutex // guards the rest
+	parts  int        // that are away
 	err    error
 	since  time.Time
 	logged time.Time // when last; zero while it is there
@@ -79,15 +80,19 @@ func (a *away) begin(err error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.err == nil {
+	if a.parts == 0 {
 		a.since = time.Now()
 	}
+	a.parts++
 	a.err = err
 }
 
 func (a *away) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.parts = max(0, a.parts-1); a.parts > 0 {
+		return
+	}
 	a.back = a.err != nil && !a.logged.IsZero()
 	a.err = nil
 }

@@ -107,10 +107,10 @@ func (c *Client) unsubscribe(ctx context.Context, channels []string) error {
 	if topics := topicsOf(joining(left)); len(topics) > 0 {
 		m := c.member(c.since)
 		last, err := link.Leave(ctx, m, topics...)
+		s.tell(ctx, link, "leave", m, last)
 		if err != nil {
 			return unavailable("leave", err)
 		}
-		s.tell(ctx, link, "leave", m, last)
 	}
 	return nil
 }
@@ -146,9 +146,8 @@ func (c *Client) leave() {
 		topics := append(topicsOf(joining(left)), everyone.topic)
 		var last []Topic
 		m := c.member(c.since)
-		if last, err = link.Leave(ctx, m, topics...); err == nil {
-			s.tell(ctx, link, "leave", m, last)
-		}
+		last, err = link.Leave(ctx, m, topics...)
+		s.tell(ctx, link, "leave", m, last)
 	}
 	if err != nil {
 		c.log().Warn("gows: leave failed", "err", err)

@@ -3,7 +3,6 @@ package drivers
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -19,14 +18,15 @@ import (
 // RedisOptions say how NewRedisDriver reaches Redis. The zero value is a server on this machine.
 type RedisOptions struct {
 	// Client is an existing client: a *redis.Client, also one made by NewFailoverClient (Sentinel), or a
-	// *redis.ClusterClient. The driver takes its settings for connections of its own and leaves the client alone: it is
-	// neither used nor closed, and hooks added to it see nothing of the driver. Addr to MinIdleConns are ignored then.
+	// *redis.ClusterClient. The driver takes its settings for connections of its own: the client is not closed, and hooks
+	// added to it see nothing of the driver. A client for Sentinel is asked which server is the master, so close it after
+	// the services have ended. Addr to MinIdleConns are ignored then.
 	Client redis.UniversalClient
 
 	Addr         string // of the server; default "localhost:6379"
 	Password     string
 	DB           int
-	PoolSize     int // connections at most, beside one for what this node receives; default 10
+	PoolSize     int // connections for reading and commands at most, beside four of the driver's own; default 10
 	MinIdleConns int // connections that are kept when there is nothing to do; default 5
 
 	// Prefix begins every key and channel name; default "ws". Services under two prefixes, or in two DBs, never meet, on
@@ -39,6 +39,7 @@ const (
 	replyTimeout = 3 * time.Second // also how long a subscription may take to be confirmed
 	callTimeout  = 5 * time.Second // for calls whose context has no deadline, and for what follows them
 	clusterLanes = 16
+	ownConns     = 3 // of a lane: publishing, presence, and one to spare while one of them is replaced
 )
 
 // NewRedisDriver returns a driver that joins services in any number of processes by way of Redis 6.2 or newer: a single
@@ -53,20 +54,14 @@ func NewRedisDriver(options *RedisOptions) (core.Driver, error) {
 	if strings.ContainsAny(prefix, "{}") {
 		return nil, fmt.Errorf("gows: redis: RedisOptions.Prefix %q: leave out { and }", prefix)
 	}
-	d := &redisDriver{prefix: prefix, lanes: 1}
+	d := &redisDriver{prefix: prefix, lanes: 1, given: options.Client != nil}
 	switch client := options.Client.(type) {
 	case nil:
-		o := ownOptions(options)
-		d.connect = func() redisServers { return newSingleServer(o) }
-		d.db, d.where = o.DB, o.Addr
+		d.single(ownOptions(options))
 	case *redis.Client:
-		o := derived(client.Options())
-		d.connect = func() redisServers { return newSingleServer(o) }
-		d.db, d.where = o.DB, o.Addr
+		d.single(derived(client.Options()))
 	case *redis.ClusterClient:
-		o := derivedCluster(client.Options())
-		d.connect = func() redisServers { return clusterServers{redis.NewClusterClient(o)} }
-		d.lanes, d.where = clusterLanes, strings.Join(o.Addrs, ",")
+		d.cluster(derivedCluster(client.Options()))
 	default:
 		return nil, fmt.Errorf("gows: redis: RedisOptions.Client is a %T: give a *redis.Client or a *redis.ClusterClient", client)
 	}
@@ -78,11 +73,32 @@ func NewRedisDriver(options *RedisOptions) (core.Driver, error) {
 
 // redisDriver makes links, which share nothing.
 type redisDriver struct {
-	connect func() redisServers
+	connect func() redisServers // for reading and commands
+	own     func() redisServers // for what must not wait behind those: publishing, presence, subscriptions
 	prefix  string
 	db      int
 	lanes   int
 	where   string // for errors
+	given   bool   // by a client
+}
+
+func (d *redisDriver) single(o *redis.Options) {
+	own := *o
+	own.PoolSize, own.MinIdleConns, own.MaxActiveConns = ownConns, 0, 0
+	d.connect = func() redisServers { return newSingleServer(o) }
+	d.own = func() redisServers { return newSingleServer(&own) }
+	d.db, d.where = o.DB, o.Addr
+	if d.where == "FailoverClient" { // what go-redis calls it
+		d.where = "the address that Sentinel names"
+	}
+}
+
+func (d *redisDriver) cluster(o *redis.ClusterOptions) {
+	own := *o
+	own.PoolSize, own.MinIdleConns, own.MaxActiveConns = ownConns*clusterLanes, 0, 0
+	d.connect = func() redisServers { return clusterServers{redis.NewClusterClient(o)} }
+	d.own = func() redisServers { return clusterServers{redis.NewClusterClient(&own)} }
+	d.lanes, d.where = clusterLanes, strings.Join(o.Addrs, ",")
 }
 
 func ownOptions(o *RedisOptions) *redis.Options {
@@ -154,11 +170,11 @@ func (d *redisDriver) check() error {
 	client, err := servers.server(ctx, d.base(0))
 	if err == nil {
 		var info string
-		info, err = client.Info(ctx, "server").Result()
+		info, err = client.Info(ctx).Result()
 		switch {
 		case err == nil:
-			return d.checkVersion(info)
-		case strings.HasPrefix(err.Error(), "NOPERM"): // a user that may not ask
+			return d.checkInfo(info)
+		case redis.HasErrorPrefix(err, "NOPERM"): // a user that may not ask
 			err = client.Ping(ctx).Err()
 		}
 	}
@@ -171,30 +187,41 @@ func (d *redisDriver) check() error {
 // advice says what to change, where the server's own words do not.
 func (d *redisDriver) advice(err error) string {
 	text := err.Error()
+	see := func(option string) string {
+		if d.given {
+			option = "Client"
+		}
+		return ", see RedisOptions." + option
+	}
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return ": it does not answer"
-	case strings.HasPrefix(text, "WRONGPASS"), strings.HasPrefix(text, "NOAUTH"), strings.Contains(text, "AUTH"):
-		return ": see RedisOptions.Password"
-	case strings.Contains(text, "DB index"), strings.Contains(text, "SELECT is not allowed"):
-		return ": there is no DB " + strconv.Itoa(d.db) + ", see RedisOptions.DB"
-	case strings.Contains(text, "connection refused"), strings.Contains(text, "no such host"):
-		return ": does it run there? See RedisOptions.Addr"
+	case strings.Contains(text, "SELECT is not allowed in cluster mode"):
+		return ": it is part of a Cluster, give a redis.NewClusterClient as RedisOptions.Client"
 	case strings.Contains(text, "cluster support disabled"):
 		return ": the client is for a Cluster, the server is none"
+	case strings.Contains(text, "DB index"):
+		return ": there is no DB " + strconv.Itoa(d.db) + see("DB")
+	case strings.Contains(text, "WRONGPASS"), strings.Contains(text, "NOAUTH"), strings.Contains(text, "AUTH"):
+		return see("Password")
+	case strings.Contains(text, "connection refused"), strings.Contains(text, "no such host"):
+		return ": does it run there?" + strings.TrimPrefix(see("Addr"), ",")
+	case silent(err):
+		return ": it does not answer"
 	}
 	return ""
 }
 
-func (d *redisDriver) checkVersion(info string) error {
+// checkInfo checks the answer to INFO.
+func (d *redisDriver) checkInfo(info string) error {
 	version, cluster := "", false
 	for line := range strings.Lines(info) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		switch name {
-		case "redis_version":
+		switch {
+		case name == "redis_version":
 			version = value
-		case "redis_mode":
+		case name == "redis_mode":
 			cluster = value == "cluster"
+		case name == "role" && value == "slave":
+			return fmt.Errorf("gows: redis at %s is a replica: give the address of the master", d.where)
 		}
 	}
 	var major, minor int

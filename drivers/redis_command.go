@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/duxweb/go-ws/core"
@@ -28,6 +29,8 @@ type envelope struct {
 	Answer  uint64 `json:"answer,omitempty"`  // the ID of the command that this answers
 	Error   string `json:"error,omitempty"`   // what it came to
 	Outcome string `json:"outcome,omitempty"` // which of the core's errors that was
+
+	size int // as it arrived
 }
 
 // outcomes are the errors that keep their meaning on the way back.
@@ -41,13 +44,17 @@ type redisCommands struct {
 	link    *redisLink
 	workers [8]chan envelope
 	working sync.WaitGroup
+	bytes   atomic.Int64 // that wait for a worker
 
 	mu      sync.Mutex // guards the rest
 	last    uint64
 	answers map[uint64]chan error
 }
 
-const commandQueue = 1024 // per worker
+const (
+	commandQueue = 1024 // per worker
+	commandBytes = 16 << 20
+)
 
 func (c *redisCommands) init(l *redisLink) {
 	c.link = l
@@ -62,6 +69,7 @@ func (c *redisCommands) start() {
 	for _, work := range c.workers {
 		c.working.Go(func() {
 			for e := range work {
+				c.bytes.Add(-int64(e.size))
 				c.carryOut(e)
 			}
 		})
@@ -104,7 +112,7 @@ func (l *redisLink) tell(ctx context.Context, lane *redisLane, name string, e en
 	if err := encoder.Encode(e); err != nil {
 		return 0, fmt.Errorf("redis: command: %w", err)
 	}
-	client, err := lane.server(ctx)
+	client, err := lane.reader(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -114,7 +122,7 @@ func (l *redisLink) tell(ctx context.Context, lane *redisLane, name string, e en
 		heard, err = client.Publish(ctx, name, text.Bytes()).Result()
 	}
 	if err != nil {
-		lane.doubtOf(ctx, client, err)
+		lane.doubtReader(ctx, client, err)
 	}
 	return heard, err
 }
@@ -130,7 +138,7 @@ func (l *redisLink) tellNode(ctx context.Context, node string, e envelope) error
 	defer cancel()
 	for wait := firstPause; ; wait *= 2 {
 		heard, err := l.tell(ctx, lane, lane.nodeName(node), e)
-		if misplaced(err) && ctx.Err() == nil { // the lane moves to another server
+		if fateOf(err) == misplaced && ctx.Err() == nil { // the lane moves to another server
 			pause(ctx, wait)
 			continue
 		}
@@ -187,7 +195,13 @@ func (l *redisLink) hear(ctx context.Context) error {
 	}
 	home := l.laneOf(l.id)
 	home.receiver.start()
-	return home.receiver.await(ctx, home.receiver.want([]string{home.nodeName(l.id)}))
+	s := home.receiver.want([]string{home.nodeName(l.id)})
+	err := home.receiver.await(ctx, s)
+	if err != nil {
+		home.receiver.forget(s)
+		home.receiver.reopen() // nobody else finds out that it is dead
+	}
+	return err
 }
 
 // take sorts what has arrived in the channel of this node, or of all.
@@ -197,7 +211,7 @@ func (c *redisCommands) take(text string) {
 	}
 	var e envelope
 	if err := json.Unmarshal([]byte(text), &e); err != nil || e.Action == "" && e.Answer == 0 {
-		c.fault(fmt.Errorf("redis: %d bytes in the channel of this node are no command", len(text)))
+		c.link.fault(fmt.Errorf("redis: %d bytes in the channel of this node are no command", len(text)))
 		return
 	}
 	if e.Answer != 0 {
@@ -215,17 +229,16 @@ func (c *redisCommands) take(text string) {
 	if c.link.node == nil {
 		return
 	}
-	select {
-	case c.workers[crc32.ChecksumIEEE([]byte(e.ClientID))%uint32(len(c.workers))] <- e:
-	default:
-		c.fault(errors.New("redis: more commands than this node can carry out: one was dropped"))
+	e.size = len(text)
+	if c.bytes.Add(int64(e.size)) <= commandBytes {
+		select {
+		case c.workers[crc32.ChecksumIEEE([]byte(e.ClientID))%uint32(len(c.workers))] <- e:
+			return
+		default:
+		}
 	}
-}
-
-func (c *redisCommands) fault(err error) {
-	if node := c.link.node; node != nil {
-		node.Fault(err)
-	}
+	c.bytes.Add(-int64(e.size))
+	c.link.fault(errors.New("redis: more commands than this node can carry out: one was dropped"))
 }
 
 func (e envelope) err() error {
@@ -260,6 +273,6 @@ func (c *redisCommands) carryOut(e envelope) {
 	}
 	lane := c.link.laneOf(e.From)
 	if _, err := c.link.tell(ctx, lane, lane.nodeName(e.From), answer); err != nil && c.link.ctx.Err() == nil {
-		c.fault(fmt.Errorf("redis: answer to node %s: %w", e.From, err))
+		c.link.fault(fmt.Errorf("redis: answer to node %s: %w", e.From, err))
 	}
 }

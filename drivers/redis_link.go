@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 // redisLink is one node's end, or that of a publisher, whose node is nil.
 type redisLink struct {
 	driver   *redisDriver
-	servers  redisServers
+	servers  redisServers // see redisDriver.connect
+	own      redisServers // see redisDriver.own
 	node     core.Node
 	id       string
 	lanes    []*redisLane
@@ -29,12 +31,12 @@ type redisLink struct {
 	opened     chan struct{} // closed when everything is in force for the first time
 	ended      chan struct{} // closed when nothing runs any more
 
-	state  sync.Mutex // guards the rest, and is held while node.Down or node.Up is called: they must not overtake each other
+	telling sync.Mutex // held while node.Down or node.Up is called: they must not overtake each other
+
+	state  sync.Mutex // guards the rest
 	closed bool
 	over   bool // nothing begins to run any more
-	away   bool
-	ready  bool  // opened is closed
-	cause  error // why it is away
+	ready  bool // opened is closed
 }
 
 // redisLane is the part of a link that goes by way of one slot of a Cluster; elsewhere there is one.
@@ -45,7 +47,11 @@ type redisLane struct {
 	publisher *redisPublisher
 	receiver  *redisReceiver
 	presence  *redisPresence
-	missing   lanePart // guarded by link.state
+
+	// Guarded by link.state:
+	missing lanePart
+	away    bool  // the node has been told Down
+	cause   error // why something is missing
 }
 
 // lanePart is what a lane of a node needs to be in force.
@@ -58,8 +64,8 @@ const (
 
 func (d *redisDriver) Open(ctx context.Context, node core.Node) (core.Link, error) {
 	l := &redisLink{
-		driver: d, servers: d.connect(), node: node, id: rand.Text()[:16],
-		opened: make(chan struct{}), ended: make(chan struct{}), away: true,
+		driver: d, servers: d.connect(), own: d.own(), node: node, id: rand.Text()[:16],
+		opened: make(chan struct{}), ended: make(chan struct{}),
 	}
 	if node != nil {
 		l.id = node.ID()
@@ -91,10 +97,17 @@ func (d *redisDriver) Open(ctx context.Context, node core.Node) (core.Link, erro
 		return l, nil
 	case <-ctx.Done():
 	}
-	l.state.Lock()
-	cause := errors.Join(ctx.Err(), l.cause)
-	l.state.Unlock()
-	_ = l.Close(ctx)
+	cause := ctx.Err()
+	for _, lane := range l.lanes {
+		if why := lane.why(); why != nil {
+			cause = errors.Join(why, cause)
+			break // the others' is the same in all likelihood
+		}
+	}
+	l.stop()
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	_ = l.Close(ending) // the node must not be called any more
 	return nil, fmt.Errorf("redis at %s: %w", d.where, cause)
 }
 
@@ -109,56 +122,105 @@ func within(ctx context.Context) (context.Context, context.CancelFunc) {
 // sharded reports whether the lane is one of a Cluster, where only sharded pub/sub stays on one server.
 func (l *redisLane) sharded() bool { return l.link.driver.lanes > 1 }
 
+// server returns the lane's server for what the driver does by itself, reader for what it is asked to.
 func (l *redisLane) server(ctx context.Context) (*redis.Client, error) {
+	return l.link.own.server(ctx, l.base)
+}
+
+func (l *redisLane) reader(ctx context.Context) (*redis.Client, error) {
 	return l.link.servers.server(ctx, l.base)
 }
 
 // doubt has the server looked for anew when err says that it may not be the right one, or hangs.
 func (l *redisLane) doubt(client *redis.Client, err error) {
-	if client == nil || misplaced(err) || silent(err) || l.sharded() && !answered(err) {
+	if client == nil || doubtful(err) || l.sharded() && fateOf(err) == unknown {
+		l.link.own.doubt(l.link.ctx, client)
+	}
+}
+
+// doubtReader is doubt for a client from reader. That ctx was over says nothing about the server.
+//
+//nolint:contextcheck // what it begins outlasts the call
+func (l *redisLane) doubtReader(ctx context.Context, client *redis.Client, err error) {
+	if end, ok := ctx.Deadline(); ctx.Err() != nil || ok && !time.Now().Before(end) { // a socket's may be over before the context's
+		return
+	}
+	if client == nil || doubtful(err) || l.sharded() && fateOf(err) == unknown {
 		l.link.servers.doubt(l.link.ctx, client)
 	}
 }
 
-// doubtOf is doubt for a call whose context may end sooner than a server is suspect.
-func (l *redisLane) doubtOf(ctx context.Context, client *redis.Client, err error) {
-	if ctx.Err() == nil {
-		l.doubt(client, err)
+// part is the topics of the lane; nil means all.
+func (l *redisLane) part() func(core.Topic) bool {
+	if !l.sharded() {
+		return nil
 	}
+	return func(t core.Topic) bool { return l.link.laneOf(topicText(t)) == l }
 }
 
-// lost notes that a part of the lane is not in force any more. The node is told once, for all.
+// lost notes that a part of the lane is not in force any more.
 func (l *redisLane) lost(part lanePart, err error) {
 	link := l.link
+	link.telling.Lock()
+	defer link.telling.Unlock()
 	link.state.Lock()
-	defer link.state.Unlock()
+	if l.missing == 0 || fateOf(err) != unknown || fateOf(l.cause) == unknown { // what a server said tells more
+		l.cause = err
+	}
 	l.missing |= part
-	link.cause = err
-	if !link.away && !link.closed {
-		link.away = true
-		link.node.Down(fmt.Errorf("redis at %s: %w", link.driver.where, err))
+	tell := link.ready && !l.away && !link.closed
+	l.away = l.away || tell
+	link.state.Unlock()
+	if tell {
+		link.node.Down(fmt.Errorf("redis at %s: %w", link.driver.where, err), l.part())
 	}
 }
 
 // restored notes that a part of the lane is in force again.
 func (l *redisLane) restored(part lanePart) {
 	link := l.link
+	link.telling.Lock()
+	defer link.telling.Unlock()
 	link.state.Lock()
-	defer link.state.Unlock()
 	l.missing &^= part
-	for _, lane := range link.lanes {
-		if lane.missing != 0 {
-			return
-		}
-	}
-	switch {
-	case !link.away || link.closed:
-	case link.ready:
-		link.away = false
-		link.node.Up()
-	default:
-		link.away, link.ready = false, true
+	tell := l.away && l.missing == 0 && !link.closed
+	l.away = l.away && !tell
+	if !link.ready && !slices.ContainsFunc(link.lanes, func(l *redisLane) bool { return l.missing != 0 }) {
+		link.ready = true
 		close(link.opened)
+	}
+	link.state.Unlock()
+	if tell {
+		link.node.Up(l.part())
+	}
+}
+
+// resubscribed notes that the subscription is in force. Whatever broke it may have ended the registration as well, which
+// the next beat tells.
+func (l *redisLane) resubscribed() {
+	l.link.state.Lock()
+	if l.link.node != nil {
+		l.missing |= registered
+	}
+	l.link.state.Unlock()
+	l.restored(subscribed)
+	signal(l.presence.hurry)
+}
+
+// why returns why the lane is not in force, nil if it is.
+func (l *redisLane) why() error {
+	l.link.state.Lock()
+	defer l.link.state.Unlock()
+	if l.missing == 0 {
+		return nil
+	}
+	return l.cause
+}
+
+// fault tells the node what can be returned to nobody.
+func (l *redisLink) fault(err error) {
+	if l.node != nil {
+		l.node.Fault(err)
 	}
 }
 
@@ -218,6 +280,7 @@ func (l *redisLink) end(ctx context.Context) {
 	l.running.Wait()
 	l.commands.close()
 	l.servers.close()
+	l.own.close()
 	close(l.ended)
 }
 

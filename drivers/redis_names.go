@@ -63,6 +63,7 @@ func (l *redisLane) everybody() string         { return l.base + "all" }
 
 // Keys. A registration is what a node has written under one name; it takes a new one when it has to begin again.
 func (l *redisLane) nodes() string                   { return l.base + "nodes" }                       // hash: registration -> counter, or "dead"
+func (l *redisLane) epoch() string                   { return l.base + "epoch" }                       // what changes when all data is lost
 func (l *redisLane) number() string                  { return l.base + "number" }                      // the last number given out
 func (l *redisLane) client(text string) string       { return l.base + "client:" + text }              // hash: connection -> registration, number, member
 func (l *redisLane) conns(reg string) string         { return l.base + "conns:" + reg }                // hash: connection -> client

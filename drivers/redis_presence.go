@@ -2,6 +2,7 @@ package drivers
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,8 +10,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/duxweb/go-ws/core"
 )
@@ -22,8 +21,9 @@ import (
 // brought it to. When it is not, or when nobody knows what became of a write, the node takes a new one, writes under it
 // what the core says is there now, and leaves the old one to be swept like that of a dead node.
 type redisPresence struct {
-	lane *redisLane
-	wake chan struct{} // holds one: there is something to do
+	lane  *redisLane
+	wake  chan struct{} // holds one: there is something to do
+	hurry chan struct{} // holds one: the next beat is due
 
 	mu       sync.Mutex // guards the next three
 	queue    []*presenceOp
@@ -31,12 +31,16 @@ type redisPresence struct {
 	sweeping map[string]bool
 
 	// The rest is the goroutine's own.
-	reg          string
+	reg          string // the registration, or the one that is to be
+	entered      bool   // it exists
+	valid        bool
 	taken        int    // registrations, so far
 	written      uint64 // number of the last write
 	acknowledged uint64 // number of the last write that the server has confirmed
-	valid        bool
-	old          []string // registrations given up
+	epoch        string // see enter.lua
+	old          []string
+	owed         []*presenceOp // leaves that the server has refused, to be repeated
+	away         bool          // lane.lost was called, and lane.restored is due
 	seen         map[string]*sighting
 	quiet        uint64 // receiver.reads when the last beat was sent
 	done         chan struct{}
@@ -53,20 +57,24 @@ const (
 
 // presenceOp is one write, for one topic or client.
 type presenceOp struct {
-	waits  func() error // what ended the context of who waits for it
-	action presenceAction
-	text   string // topic or client, scoped
-	member core.Member
-	reply  any
-	err    error
-	over   chan struct{} // closed when reply and err are set
+	waits    func() error // what ended the context of who waits for it
+	action   presenceAction
+	text     string // topic or client, scoped
+	member   core.Member
+	numbered func(uint64) // of opRegister
+	edge     bool         // the first joined, or the last left
+	err      error
+	over     chan struct{} // closed when edge and err are set; nil when nobody waits
 }
 
-const presenceBatch = 256
+const (
+	presenceBatch = 256
+	owedLength    = 10_000
+)
 
 func newPresence(lane *redisLane) *redisPresence {
 	return &redisPresence{
-		lane: lane, wake: make(chan struct{}, 1), sweeping: map[string]bool{}, seen: map[string]*sighting{},
+		lane: lane, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), sweeping: map[string]bool{}, seen: map[string]*sighting{},
 		done: make(chan struct{}),
 	}
 }
@@ -78,17 +86,8 @@ func (l *redisLink) Register(ctx context.Context, app string, m core.Member, num
 	ctx, cancel := within(ctx)
 	defer cancel()
 	m.Number = 0
-	op := l.begin(ctx, opRegister, scoped(app, m.ClientID), m)
-	if err := l.finish(ctx, op); err != nil {
-		return err
-	}
-	text, _ := op.reply.(string)
-	number, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		return fmt.Errorf("redis: number of a connection: %w", err)
-	}
-	numbered(number)
-	return nil
+	op := &presenceOp{waits: ctx.Err, action: opRegister, text: scoped(app, m.ClientID), member: m, numbered: numbered}
+	return l.finish(ctx, l.begin(op))
 }
 
 func (l *redisLink) Join(ctx context.Context, m core.Member, topics ...core.Topic) (first []core.Topic, err error) {
@@ -99,7 +98,7 @@ func (l *redisLink) Leave(ctx context.Context, m core.Member, topics ...core.Top
 	return l.change(ctx, opLeave, m, topics)
 }
 
-// change writes one op for each topic and returns those for which the server has returned 1.
+// change writes one op for each topic and returns those that are reported.
 func (l *redisLink) change(ctx context.Context, action presenceAction, m core.Member, topics []core.Topic) (edge []core.Topic, err error) {
 	if err := l.openNode(); err != nil {
 		return nil, err
@@ -108,30 +107,26 @@ func (l *redisLink) change(ctx context.Context, action presenceAction, m core.Me
 	defer cancel()
 	ops := make([]*presenceOp, len(topics))
 	for i, t := range topics {
+		op := &presenceOp{waits: ctx.Err, action: action, text: topicText(t), member: m}
 		if t.Channel == "" && action == opLeave {
-			ops[i] = l.begin(ctx, opUnregister, scoped(t.App, m.ClientID), m)
-		} else {
-			ops[i] = l.begin(ctx, action, topicText(t), m)
+			op.action, op.text = opUnregister, scoped(t.App, m.ClientID)
 		}
+		ops[i] = l.begin(op)
 	}
-	var failed []error
 	for i, op := range ops {
-		if err := l.finish(ctx, op); err != nil {
-			failed = append(failed, err)
-		} else if op.reply == int64(1) && op.action == action {
+		if failed := l.finish(ctx, op); failed != nil {
+			err = failed // the others are the same in all likelihood
+		} else if op.edge {
 			edge = append(edge, topics[i])
 		}
 	}
-	if len(failed) > 0 {
-		return nil, failed[0] // the others are the same in all likelihood
-	}
-	return edge, nil
+	return edge, err
 }
 
 // begin queues an op.
-func (l *redisLink) begin(ctx context.Context, action presenceAction, text string, m core.Member) *presenceOp {
-	op := &presenceOp{waits: ctx.Err, action: action, text: text, member: m, over: make(chan struct{})}
-	p := l.laneOf(text).presence
+func (l *redisLink) begin(op *presenceOp) *presenceOp {
+	op.over = make(chan struct{})
+	p := l.laneOf(op.text).presence
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -145,7 +140,9 @@ func (l *redisLink) begin(ctx context.Context, action presenceAction, text strin
 
 func (op *presenceOp) end(err error) {
 	op.err = err
-	close(op.over)
+	if op.over != nil {
+		close(op.over)
+	}
 }
 
 // finish waits for an op.
@@ -161,43 +158,50 @@ func (l *redisLink) finish(ctx context.Context, op *presenceOp) error {
 // run writes until resign. It begins with a registration.
 func (p *redisPresence) run(ctx context.Context) {
 	defer close(p.done)
-	beat, listen := time.NewTimer(time.Hour), time.NewTimer(time.Hour) // register sets the one, a beat the other
+	beat, listen := time.NewTimer(beatInterval), time.NewTimer(time.Hour)
 	defer beat.Stop()
 	defer listen.Stop()
 	wait := firstPause
 	for ctx.Err() == nil {
+		written := true
 		if !p.valid {
-			if err := p.register(ctx); err != nil {
-				p.lane.lost(registered, err)
-				p.giveUp()
-				if p.isClosed() {
-					break
-				}
-				pause(ctx, wait)
-				wait = min(2*wait, lastPause)
-				continue
-			}
-			wait = firstPause
-			p.lane.restored(registered)
-			beat.Reset(beatInterval)
-		}
-		ops := p.take()
-		if len(ops) > 0 {
+			written = p.register(ctx)
+			signal(p.wake) // for what was queued meanwhile
+		} else if ops := p.take(); len(ops) > 0 {
 			signal(p.wake) // the beat has its turn, too
-			p.write(ctx, ops)
+			written = p.write(ctx, ops)
 		} else if p.isClosed() {
 			break
 		}
+		if !written {
+			p.giveUp()
+			if p.isClosed() {
+				break
+			}
+			pause(ctx, wait)
+			wait = min(2*wait, lastPause)
+			continue
+		}
+		if !p.valid {
+			continue
+		}
+		wait = firstPause
 		select {
+		case <-p.wake:
+			continue
+		case <-p.hurry:
+			p.away = true
 		case <-beat.C:
-			p.beat(ctx)
-			beat.Reset(beatInterval)
-			listen.Reset(replyTimeout)
 		case <-listen.C:
 			p.lane.receiver.probe(p.quiet)
-		case <-p.wake:
+			continue
 		case <-ctx.Done():
+			continue
 		}
+		if p.beat(ctx) {
+			listen.Reset(replyTimeout)
+		}
+		beat.Reset(beatInterval)
 	}
 	for _, op := range p.takeAll() {
 		op.end(core.ErrClosed)
@@ -243,13 +247,14 @@ func (p *redisPresence) putBack(ops []*presenceOp) {
 	p.queue = append(ops, p.queue...)
 }
 
-// giveUp ends the ops that nobody waits for any more: the next registration begins with what is there then.
+// giveUp ends the ops that nobody waits for any more, unless they have to be carried out all the same: a registration that
+// is not valid is followed by one that begins with what is there then.
 func (p *redisPresence) giveUp() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	keep := p.queue[:0]
 	for _, op := range p.queue {
-		if err := op.waits(); err != nil {
+		if err := op.waits(); err != nil && !p.valid {
 			op.end(err)
 		} else {
 			keep = append(keep, op)
@@ -259,31 +264,56 @@ func (p *redisPresence) giveUp() {
 	p.queue = keep
 }
 
-// write carries out ops in one round trip. What the server refused because the registration is not valid is carried out
-// under the next one.
-func (p *redisPresence) write(ctx context.Context, ops []*presenceOp) {
+// write carries out ops in one round trip. It reports false when some were put back, because the server is not the one to
+// ask now, or the registration is not valid.
+func (p *redisPresence) write(ctx context.Context, ops []*presenceOp) bool {
 	calls := make([]*scriptCall, len(ops))
 	for i, op := range ops {
 		calls[i] = p.call(op)
 	}
-	failed := p.carryOut(ctx, calls)
+	p.carryOut(ctx, calls)
 	var again []*presenceOp
 	for i, op := range ops {
-		if err := calls[i].err; lost(err) || misplaced(err) {
+		switch err := calls[i].err; fateOf(err) {
+		case carriedOut:
+			p.succeeded(op, calls[i].reply)
+		case misplaced, outdated:
 			again = append(again, op)
-		} else {
-			op.reply = calls[i].reply
+		case refused:
+			if (op.action == opLeave || op.action == opUnregister) && len(p.owed) < owedLength {
+				p.owed = append(p.owed, &presenceOp{action: op.action, text: op.text, member: op.member})
+			}
 			op.end(p.lane.explain(ctx, err, calls[i].keys))
+		case unknown:
+			op.end(err)
 		}
 	}
 	p.putBack(again)
-	if failed != nil {
-		p.lane.lost(registered, failed)
-	}
+	return len(again) == 0
 }
 
-// lost reports whether the guard of a script has found the registration not valid.
-func lost(err error) bool { return redis.HasErrorPrefix(err, "LOST") }
+// succeeded takes what the server has returned.
+func (p *redisPresence) succeeded(op *presenceOp, reply any) {
+	if op.action == opRegister {
+		text, _ := reply.(string)
+		number, err := strconv.ParseUint(text, 10, 64)
+		if err == nil && op.numbered != nil {
+			op.numbered(number) // here and not in Register: whoever registers anew after this must find it
+		}
+		op.end(err)
+		return
+	}
+	op.edge = reply == int64(1) && op.action != opUnregister
+	if op.over == nil && op.edge { // it was owed
+		p.changed(op, false)
+	}
+	op.end(nil)
+}
+
+func (p *redisPresence) changed(op *presenceOp, joined bool) {
+	app, channel, _ := unscoped(op.text)
+	p.lane.link.node.Changed(core.Topic{App: app, Channel: channel}, op.member, joined)
+}
 
 // call makes the script call for an op, but for what every call begins with.
 func (p *redisPresence) call(op *presenceOp) *scriptCall {
@@ -310,9 +340,9 @@ func (l *redisLane) topicKeys(reg, text string) []string {
 	return []string{l.nodes(), l.members(reg, text), l.count(text), l.in(text), l.topics(reg)}
 }
 
-// carryOut runs guarded calls. It returns an error, and the registration is not valid any more, when it was not, or when
-// what became of a call is not known.
-func (p *redisPresence) carryOut(ctx context.Context, calls []*scriptCall) (failed error) {
+// carryOut runs guarded calls. The registration is not valid any more when one says so, or when nobody knows what became of
+// one.
+func (p *redisPresence) carryOut(ctx context.Context, calls []*scriptCall) {
 	for _, c := range calls {
 		p.written++
 		c.args = append([]any{p.reg, p.acknowledged, p.written}, c.args...)
@@ -320,88 +350,114 @@ func (p *redisPresence) carryOut(ctx context.Context, calls []*scriptCall) (fail
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	client, err := p.lane.server(ctx)
-	if err != nil {
-		for _, c := range calls {
-			c.err = err
-		}
-	} else {
+	if err == nil {
 		runScripts(ctx, client, calls)
 	}
+	worst := err // where there is no server: nothing was carried out, and nothing is known to be there
 	for _, c := range calls {
-		switch {
-		case c.err == nil:
+		if err != nil {
+			c.err = err
+		}
+		switch fateOf(c.err) {
+		case carriedOut:
 			p.acknowledged, _ = c.args[2].(uint64)
-		case lost(c.err), misplaced(c.err), !answered(c.err):
-			failed = c.err
+		case outdated, unknown:
+			p.valid = false
+			worst = c.err
+		case misplaced:
+			worst = c.err
+		case refused:
 		}
 	}
-	if failed != nil {
-		p.valid = false
-		p.lane.doubt(client, failed)
+	switch {
+	case worst != nil:
+		p.lane.doubt(client, worst)
+		if !p.valid {
+			p.leaves(worst)
+		}
+	case p.away && p.valid:
+		p.away = false
+		p.lane.restored(registered)
 	}
-	return failed
 }
 
-// register takes a new registration and writes under it whatever is on this node now.
-func (p *redisPresence) register(ctx context.Context) error {
-	if p.reg != "" {
+// leaves notes why what is here is not known to the other nodes.
+func (p *redisPresence) leaves(err error) {
+	p.away = true
+	p.lane.lost(registered, err)
+}
+
+// register takes a new registration and writes under it whatever is on this node now. It reports whether that is done.
+func (p *redisPresence) register(ctx context.Context) bool {
+	if p.entered {
 		p.old = append(p.old, p.reg)
 	}
-	p.taken++
-	p.reg = p.lane.link.id + "." + strconv.Itoa(p.taken)
-	enter := &scriptCall{script: enterScript, keys: []string{p.lane.nodes()}, args: []any{p.reg}}
-	entering, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	client, err := p.lane.server(entering)
-	if err != nil {
-		p.lane.doubt(nil, err)
-		return err
+	if p.entered || p.reg == "" {
+		p.taken++
+		p.reg, p.entered = p.lane.link.id+"."+strconv.Itoa(p.taken), false
 	}
-	runScripts(entering, client, []*scriptCall{enter})
-	if err := enter.err; err != nil {
-		p.lane.doubt(client, err)
-		return p.lane.explain(ctx, err, enter.keys)
+	before, err := p.epoch, p.enter(ctx)
+	if err != nil {
+		p.leaves(err)
+		return false
 	}
 	p.written, p.acknowledged, p.valid = 1, 1, true
-	var back []*presenceOp // others have been told that they left
+	p.owed, p.away = nil, false // said at the end
+	var back []*presenceOp
 	for ops := p.present(); len(ops) > 0; {
 		n := min(len(ops), presenceBatch)
 		calls := make([]*scriptCall, n)
 		for i, op := range ops[:n] {
 			calls[i] = p.call(op)
 		}
-		if err := p.carryOut(ctx, calls); err != nil {
-			return err
-		}
+		p.carryOut(ctx, calls)
 		for i, op := range ops[:n] {
 			switch err := calls[i].err; {
-			case err != nil:
-				p.lane.link.node.Fault(p.lane.explain(ctx, err, calls[i].keys))
+			case wrongType(err):
+				p.lane.link.fault(p.lane.explain(ctx, err, calls[i].keys))
+			case err != nil: // refused or misplaced: nothing is valid without the rest
+				p.valid = false
+				p.leaves(err)
+				return false
 			case op.action == opJoin && calls[i].reply == int64(1):
 				back = append(back, op)
 			}
 		}
 		ops = ops[n:]
 	}
-	for _, reg := range p.old {
-		p.declare(ctx, reg, "")
+	if !p.valid {
+		return false
 	}
+	p.lane.restored(registered)
+	if before == p.epoch { // nothing was lost: the others have declared this node dead, and told that these have left
+		for _, op := range back {
+			p.changed(op, true) // before any Leave of theirs is carried out
+		}
+	}
+	p.declare(ctx, p.old, "")
 	p.old = nil
 	p.seen = map[string]*sighting{}
-	if len(back) > 0 {
-		p.lane.link.spawn(func(ctx context.Context) { p.tellBack(ctx, back) }) // ends with the last of them, or the link
-	}
-	return nil
+	return true
 }
 
-func (p *redisPresence) tellBack(ctx context.Context, back []*presenceOp) {
-	for _, op := range back {
-		if ctx.Err() != nil {
-			return
-		}
-		app, channel, _ := unscoped(op.text)
-		p.lane.link.node.Changed(core.Topic{App: app, Channel: channel}, op.member, true)
+// enter makes the registration exist. A name that nothing was written under yet may be tried again.
+func (p *redisPresence) enter(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	client, err := p.lane.server(ctx)
+	if err != nil {
+		p.lane.doubt(nil, err)
+		return err
 	}
+	c := &scriptCall{script: enterScript, keys: []string{p.lane.nodes(), p.lane.epoch()}, args: []any{p.reg, rand.Text()}}
+	runScripts(ctx, client, []*scriptCall{c})
+	if c.err != nil {
+		p.lane.doubt(client, c.err)
+		return p.lane.explain(ctx, c.err, c.keys)
+	}
+	p.epoch, _ = c.reply.(string)
+	p.entered = true
+	return nil
 }
 
 // present returns an op for everything that is on this node now.
@@ -435,9 +491,9 @@ func (p *redisPresence) resign(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	if p.reg != "" && p.declared(ctx, p.reg, "") {
-		_ = p.sweep(ctx, p.reg, nil) // else the others do it
-	}
+	if p.entered && len(p.declared(ctx, []string{p.reg}, "")) > 0 {
+		p.sweep(ctx, p.reg, false)
+	} // else the others do it
 }
 
 // storedMember is a member as JSON on Redis.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/redis/go-redis/v9"
 
@@ -33,12 +34,12 @@ func encodePublication(p core.Publication) []byte {
 	return append(data, p.Payload...)
 }
 
-var errGarbage = errors.New("neither a JSON object nor a publication of a node")
+var errGarbage = errors.New("neither a JSON object in UTF-8 nor a publication of a node")
 
 func decodePublication(data []byte) (payload []byte, except []string, err error) {
 	switch {
 	case len(data) > 0 && data[0] == '{':
-		if !json.Valid(data) {
+		if !json.Valid(data) || !utf8.Valid(data) { // a text frame that is not UTF-8 ends the connection: RFC 6455 section 8.1
 			return nil, nil, errGarbage
 		}
 		return data, nil, nil
@@ -57,10 +58,16 @@ func decodePublication(data []byte) (payload []byte, except []string, err error)
 	}
 	for range next() {
 		n := next()
+		if err != nil {
+			break
+		}
 		except = append(except, string(rest[:n]))
 		rest = rest[n:]
 	}
-	return rest, except, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return rest, except, nil
 }
 
 // redisPublisher sends what a node publishes in one lane. One goroutine does it, so that while one round trip lasts the
@@ -199,31 +206,29 @@ func (p *redisPublisher) send(ctx context.Context, batch []publication) {
 		command = "spublish"
 	}
 	for wait := firstPause; len(batch) > 0; wait = min(2*wait, lastPause) {
-		cmds := make([]*redis.IntCmd, len(batch))
 		client, err := p.lane.server(ctx)
+		var cmds []*redis.IntCmd
 		if err == nil {
 			pipe := client.Pipeline()
+			cmds = make([]*redis.IntCmd, len(batch))
 			for i, pub := range batch {
 				cmds[i] = redis.NewIntCmd(ctx, command, pub.name, pub.data)
-				_ = pipe.Process(ctx, cmds[i])
+				_ = pipe.Process(ctx, cmds[i]) // which only notes it
 			}
-			_, err = pipe.Exec(ctx)
+			exec(ctx, pipe, cmds)
 		}
 		again := batch[:0]
 		for i, pub := range batch {
-			result := err
-			if cmds[i] != nil {
-				result = cmds[i].Err()
+			if cmds != nil {
+				err = cmds[i].Err()
 			}
-			if misplaced(result) && ctx.Err() == nil {
+			if fateOf(err) == misplaced && ctx.Err() == nil {
 				again = append(again, pub)
 			} else {
-				pub.done(result)
+				pub.done(err)
 			}
 		}
-		if err != nil {
-			p.lane.doubt(client, err)
-		}
+		p.lane.doubt(client, err) // the last one's is as good as any
 		if batch = again; len(batch) > 0 {
 			pause(ctx, wait)
 		}

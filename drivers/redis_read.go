@@ -42,7 +42,8 @@ func (l *redisLink) Members(ctx context.Context, topic core.Topic, limit int) ([
 					}
 					m, err := decodeTopicMember(fields[i+1])
 					if err != nil {
-						return key, err
+						l.fault(fmt.Errorf("redis key %q, field %q: %w", key, fields[i], err))
+						continue
 					}
 					if !listed[m.ConnID] {
 						listed[m.ConnID] = true
@@ -98,10 +99,11 @@ func (l *redisLink) Find(ctx context.Context, app, clientID string) ([]core.Memb
 		if err != nil {
 			return key, err
 		}
-		for _, value := range values {
+		for field, value := range values {
 			m, err := decodeClientMember(clientID, value)
 			if err != nil {
-				return key, err
+				l.fault(fmt.Errorf("redis key %q, field %q: %w", key, field, err))
+				continue
 			}
 			found = append(found, m)
 		}
@@ -114,7 +116,7 @@ func (l *redisLink) Find(ctx context.Context, app, clientID string) ([]core.Memb
 // is about.
 func (l *redisLane) read(ctx context.Context, ask func(*redis.Client) (key string, err error)) error {
 	for wait := firstPause; ; wait = min(2*wait, lastPause) {
-		client, err := l.server(ctx)
+		client, err := l.reader(ctx)
 		var key string
 		if err == nil {
 			key, err = ask(client)
@@ -122,8 +124,8 @@ func (l *redisLane) read(ctx context.Context, ask func(*redis.Client) (key strin
 		if err == nil {
 			return nil
 		}
-		l.doubtOf(ctx, client, err)
-		if !misplaced(err) || ctx.Err() != nil {
+		l.doubtReader(ctx, client, err)
+		if fateOf(err) != misplaced || ctx.Err() != nil {
 			return l.explain(ctx, err, []string{key})
 		}
 		pause(ctx, wait)
@@ -132,27 +134,33 @@ func (l *redisLane) read(ctx context.Context, ask func(*redis.Client) (key strin
 
 // explain names the key of a wrong type that a command has met.
 func (l *redisLane) explain(ctx context.Context, err error, keys []string) error {
-	if err == nil || !strings.Contains(err.Error(), "WRONGTYPE") && !strings.Contains(err.Error(), "is not an integer") {
+	if !wrongType(err) {
 		return err
 	}
-	client, unreachable := l.server(ctx)
+	client, unreachable := l.reader(ctx)
 	if unreachable != nil {
 		return err
 	}
 	for _, key := range keys {
 		is, failed := client.Type(ctx, key).Result()
-		if failed == nil && is != "none" && is != l.typeOf(key) {
-			return fmt.Errorf("redis key %q holds a %s, not a %s of go-ws: delete it, or choose another RedisOptions.Prefix: %w",
-				key, is, l.typeOf(key), err)
+		if failed == nil && is != "none" && (is != l.typeOf(key) || key == l.number() && notANumber(err)) {
+			return fmt.Errorf("redis key %q holds a %s, which is not of go-ws: delete it, or choose another RedisOptions.Prefix: %w",
+				key, is, err)
 		}
 	}
 	return fmt.Errorf("one of the redis keys %q: %w", keys, err)
 }
 
+func wrongType(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "WRONGTYPE") || notANumber(err))
+}
+
+func notANumber(err error) bool { return strings.Contains(err.Error(), "is not an integer") }
+
 // typeOf returns the type of the keys of that name.
 func (l *redisLane) typeOf(key string) string {
 	switch kind, _, _ := strings.Cut(strings.TrimPrefix(key, l.base), ":"); kind {
-	case "number":
+	case "number", "epoch":
 		return "string"
 	case "topics", "in":
 		return "set"

@@ -42,8 +42,10 @@ type confirmation struct {
 }
 
 type subscribing struct {
-	left int // guarded by redisReceiver.mu
-	done chan struct{}
+	names []string
+	added []string // those of names that were not wanted before
+	left  int      // guarded by redisReceiver.mu
+	done  chan struct{}
 }
 
 // subscribeLength is how many names one SUBSCRIBE has at most.
@@ -92,8 +94,8 @@ func (l *redisLink) Subscribe(ctx context.Context, topics ...core.Topic) error {
 	}
 	for lane, s := range waits {
 		if err := lane.receiver.await(ctx, s); err != nil {
-			for lane, names := range byLane {
-				lane.receiver.unwant(names)
+			for lane, s := range waits {
+				lane.receiver.forget(s)
 			}
 			return err
 		}
@@ -111,16 +113,6 @@ func (r *redisReceiver) await(ctx context.Context, s *subscribing) error {
 	case <-r.lane.link.ctx.Done():
 		return core.ErrClosed
 	}
-}
-
-// why returns why the lane is not in force, nil if it is.
-func (l *redisLane) why() error {
-	l.link.state.Lock()
-	defer l.link.state.Unlock()
-	if l.missing == 0 {
-		return nil
-	}
-	return l.link.cause
 }
 
 func (l *redisLink) Unsubscribe(_ context.Context, topics ...core.Topic) error {
@@ -147,8 +139,11 @@ func (l *redisLink) byLane(topics []core.Topic) map[*redisLane][]string {
 func (r *redisReceiver) want(names []string) *subscribing {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := &subscribing{left: len(names), done: make(chan struct{})}
+	s := &subscribing{names: names, left: len(names), done: make(chan struct{})}
 	for _, name := range names {
+		if !r.wanted[name] {
+			s.added = append(s.added, name)
+		}
 		r.wanted[name] = true
 		r.unheard[name] = append(r.unheard[name], &confirmation{[]*subscribing{s}})
 		r.enqueueLocked(interest{name, true})
@@ -164,6 +159,25 @@ func (r *redisReceiver) unwant(names []string) {
 		if r.wanted[name] {
 			delete(r.wanted, name)
 			r.enqueueLocked(interest{name, false})
+		}
+	}
+}
+
+// forget undoes a want that nobody waits for any more.
+func (r *redisReceiver) forget(s *subscribing) {
+	r.unwant(s.added)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, name := range s.names {
+		waiting := r.unheard[name]
+		for _, c := range waiting {
+			c.waiting = slices.DeleteFunc(c.waiting, func(other *subscribing) bool { return other == s })
+		}
+		if r.conn == nil { // else what was written is going to be confirmed, one by one
+			waiting = slices.DeleteFunc(waiting, func(c *confirmation) bool { return len(c.waiting) == 0 })
+		}
+		if r.unheard[name] = waiting; len(waiting) == 0 {
+			delete(r.unheard, name)
 		}
 	}
 }
@@ -282,7 +296,7 @@ func (r *redisReceiver) serve(ctx context.Context) (wasUp bool, err error) {
 			}
 			if settled && !wasUp {
 				wasUp = true
-				r.lane.restored(subscribed)
+				r.lane.resubscribed()
 			}
 		}
 	}
@@ -398,7 +412,7 @@ func (l *redisLane) take(name, text string) {
 	}
 	payload, except, err := decodePublication([]byte(text))
 	if err != nil {
-		l.link.node.Fault(fmt.Errorf("redis: %d bytes in %q: %w", len(text), name, err))
+		l.link.fault(fmt.Errorf("redis: %d bytes in %q: %w", len(text), name, err))
 		return
 	}
 	err = l.link.node.Deliver(ended, core.Publication{Topic: t, Payload: payload, Except: except})

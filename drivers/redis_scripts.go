@@ -64,8 +64,8 @@ type scriptCall struct {
 // runScripts carries out calls in one round trip, in their order, and fills in what each returned. Those that a server did
 // not know, because it has been restarted or promoted, run in a second one.
 func runScripts(ctx context.Context, client *redis.Client, calls []*scriptCall) {
-	unknown := pipelineScripts(ctx, client, calls)
-	if len(unknown) == 0 {
+	unheard := pipelineScripts(ctx, client, calls)
+	if len(unheard) == 0 {
 		return
 	}
 	pipe := client.Pipeline()
@@ -73,26 +73,26 @@ func runScripts(ctx context.Context, client *redis.Client, calls []*scriptCall) 
 		s.Load(ctx, pipe)
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
-		for _, c := range unknown {
+		for _, c := range unheard {
 			c.err = err
 		}
 		return
 	}
-	pipelineScripts(ctx, client, unknown)
+	pipelineScripts(ctx, client, unheard)
 }
 
-func pipelineScripts(ctx context.Context, client *redis.Client, calls []*scriptCall) (unknown []*scriptCall) {
+func pipelineScripts(ctx context.Context, client *redis.Client, calls []*scriptCall) (unheard []*scriptCall) {
 	pipe := client.Pipeline()
 	replies := make([]*redis.Cmd, len(calls))
 	for i, c := range calls {
 		replies[i] = pipe.EvalSha(ctx, c.script.Hash(), c.keys, c.args...)
 	}
-	_, _ = pipe.Exec(ctx) // each call has its own error
+	exec(ctx, pipe, replies)
 	for i, c := range calls {
 		c.reply, c.err = replies[i].Result()
 		if c.err != nil && redis.HasErrorPrefix(c.err, "NOSCRIPT") {
-			unknown = append(unknown, c)
+			unheard = append(unheard, c)
 		}
 	}
-	return unknown
+	return unheard
 }

@@ -39,7 +39,7 @@ func (s *singleServer) server(context.Context, string) (*redis.Client, error) {
 	return s.client, nil
 }
 
-// doubt begins with new connections: each of the old ones would take a time-out to find out that its server is gone.
+// doubt begins with new connections, for subscriptions too: each of the old ones would take a time-out to find out that its server is gone.
 func (s *singleServer) doubt(_ context.Context, client *redis.Client) {
 	s.mu.Lock()
 	fresh := s.client == client && !s.closed
@@ -74,27 +74,66 @@ func (s clusterServers) doubt(ctx context.Context, _ *redis.Client) { s.ReloadSt
 
 func (s clusterServers) close() { _ = s.Close() }
 
-// answered reports whether err is what the server said, and not that nobody knows what became of a command.
-func answered(err error) bool {
-	var said redis.Error
-	return errors.As(err, &said)
-}
+// fate is what became of a command.
+type fate uint8
 
-// misplaced reports whether the server said that it is not the one to ask, or not now: the command was not carried out.
-func misplaced(err error) bool {
-	if !answered(err) {
-		return false
+const (
+	carriedOut fate = iota
+	refused         // the server said no
+	misplaced       // the server said that it is not the one to ask, or not now: it did nothing
+	outdated        // the registration is not valid any more: it did nothing, see guard.lua
+	unknown         // there was no answer
+)
+
+func fateOf(err error) fate {
+	var said redis.Error
+	if err == nil {
+		return carriedOut
 	}
-	kind, _, _ := strings.Cut(err.Error(), " ")
+	if !errors.As(err, &said) {
+		return unknown
+	}
+	kind, _, _ := strings.Cut(said.Error(), " ")
 	switch kind {
 	case "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "MASTERDOWN", "LOADING":
-		return true
+		return misplaced
+	case "LOST":
+		return outdated
 	}
-	return false
+	return refused
 }
 
 // silent reports whether a server did not answer in time: its other connections are no better.
 func silent(err error) bool {
 	var network net.Error
 	return errors.As(err, &network) && network.Timeout() || errors.Is(err, context.DeadlineExceeded)
+}
+
+// doubtful reports whether another server, or new connections, may do better.
+func doubtful(err error) bool {
+	switch fateOf(err) {
+	case misplaced:
+		return true
+	case unknown:
+		return silent(err)
+	case carriedOut, refused, outdated:
+	}
+	return false
+}
+
+// exec carries out a pipeline. Each command has its own error afterwards: where go-redis got no connection it says so in
+// what Exec returns, and not always in the commands.
+func exec[C redis.Cmder](ctx context.Context, pipe redis.Pipeliner, cmds []C) {
+	_, err := pipe.Exec(ctx)
+	if err == nil {
+		return
+	}
+	for _, c := range cmds {
+		if c.Err() != nil {
+			return
+		}
+	}
+	for _, c := range cmds {
+		c.SetErr(err)
+	}
 }

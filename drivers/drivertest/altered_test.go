@@ -201,7 +201,7 @@ func (d *restartable) Restart() {
 	d.away.Store(true)
 	for node, link := range d.nodes {
 		if !d.silent {
-			node.Down(errAway)
+			node.Down(errAway, nil)
 		}
 		for t := range node.Topics() {
 			_ = link.Unsubscribe(context.Background(), t)
@@ -215,7 +215,7 @@ func (d *restartable) Restart() {
 			}
 		}
 		if !d.silent {
-			node.Up()
+			node.Up(nil)
 		}
 	}
 }

@@ -128,14 +128,14 @@ func (n *Node) Command(_ context.Context, c core.Command) error {
 }
 
 // Down implements core.Node.
-func (n *Node) Down(error) {
+func (n *Node) Down(error, func(core.Topic) bool) {
 	n.begin("Down")
 	defer n.end()
 	n.downs++
 }
 
 // Up implements core.Node.
-func (n *Node) Up() {
+func (n *Node) Up(func(core.Topic) bool) {
 	n.begin("Up")
 	defer n.end()
 	n.ups++

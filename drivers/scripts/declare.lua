@@ -1,8 +1,10 @@
--- Declares a registration dead unless its counter has moved. KEYS: nodes; ARGV: registration, the counter that was seen,
--- or '' for the node that gives up its own.
-local counter = redis.call('HGET', KEYS[1], ARGV[1])
-if ARGV[2] == '' or counter == ARGV[2] then
-  redis.call('HSET', KEYS[1], ARGV[1], 'dead')
-  return 1
+-- Declares registrations dead. KEYS: nodes; ARGV[1] the counter that was seen: one that has moved is alive. It is '' for a
+-- node that gives up its own. The other ARGV: registrations. Returns those that are dead now.
+local dead = {}
+for i = 2, #ARGV do
+  if ARGV[1] == '' or redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[1] then
+    redis.call('HSET', KEYS[1], ARGV[i], 'dead')
+    table.insert(dead, ARGV[i])
+  end
 end
-return 0
+return dead
