@@ -100,10 +100,7 @@ func (n node) Down(err error, part func(Topic) bool) {
 func (n node) Up(part func(Topic) bool) {
 	n.s.away.end()
 	n.s.hub.regain(part)
-	select {
-	case n.s.recheck <- struct{}{}:
-	default: // it is going to be
-	}
+	signal(n.s.recheck)
 }
 
 func (n node) Changed(topic Topic, m Member, joined bool) {

@@ -79,8 +79,8 @@ func (c *Client) yieldToOlder(ctx context.Context, link Link) error {
 	return nil
 }
 
-// replaceOlder ends all older connections of the client id. A node that it does not reach is dead, or looks by itself once
-// its driver is back: see recheckSessions.
+// replaceOlder ends all older connections of the client id. A node that it does not reach is dead, or one of the two looks
+// again once the driver is back: see keepSessions.
 func (c *Client) replaceOlder(ctx context.Context, link Link) error {
 	found, err := link.Find(ctx, c.App, c.ClientID)
 	if err != nil {
@@ -89,7 +89,18 @@ func (c *Client) replaceOlder(ctx context.Context, link Link) error {
 	c.mu.Lock()
 	number := c.number
 	c.mu.Unlock()
+	if err := c.replaceAmong(ctx, link, number, found); err != nil {
+		s := c.app.s
+		c.log().Warn("gows: an older connection may live on until the driver is back", "err", err)
+		signal(s.recheck)
+	}
+	return nil
+}
+
+// replaceAmong ends those of the connections that are older.
+func (c *Client) replaceAmong(ctx context.Context, link Link, number uint64, found []Member) error {
 	told := map[string]bool{}
+	var failed error
 	for _, other := range found {
 		if other.Number >= number || told[other.Node] {
 			continue
@@ -97,14 +108,22 @@ func (c *Client) replaceOlder(ctx context.Context, link Link) error {
 		told[other.Node] = true
 		err := link.Command(ctx, other.Node, Command{Action: ActionReplace, App: c.App, ClientID: c.ClientID, Number: number})
 		if err != nil && !isOffline(err) {
-			c.log().Warn("gows: an older connection may live on until its node is back", "node", other.Node, "err", err)
+			failed = err
 		}
 	}
-	return nil
+	return failed
 }
 
-// keepSessions ends the connections here that a newer one on another node has replaced, each time the driver has come
-// back: while it was away, the command to do so may have been lost.
+// signal wakes the goroutine that waits for c, which holds one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it is going to look anyway
+	}
+}
+
+// keepSessions looks at the sessions again each time the driver has come back, or a command to replace a connection has
+// failed: ours may have been replaced, and theirs by ours, without anybody knowing.
 func (s *Service) keepSessions(ctx context.Context, link Link) {
 	for {
 		select {
@@ -128,18 +147,28 @@ func (s *Service) recheckSessions(ctx context.Context, link Link) error {
 			if c.Closed() {
 				continue
 			}
-			ctx, cancel := context.WithTimeout(ctx, opTimeout)
-			found, err := link.Find(ctx, c.App, c.ClientID)
-			cancel()
-			if err != nil {
+			if err := c.recheck(ctx, link); err != nil {
 				return err
-			}
-			for _, other := range found {
-				c.replaceBelow(other.Number)
 			}
 		}
 	}
 	return nil
+}
+
+func (c *Client) recheck(ctx context.Context, link Link) error {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	found, err := link.Find(ctx, c.App, c.ClientID)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	number := c.number
+	c.mu.Unlock()
+	for _, other := range found {
+		c.replaceBelow(other.Number)
+	}
+	return c.replaceAmong(ctx, link, number, found)
 }
 
 // replaceBelow ends the connection when its number is lower, at the latest when it gets one.

@@ -46,7 +46,12 @@ func (c *Client) subscribe(ctx context.Context, channels []string) error {
 	if err := c.beginChange(ctx); err != nil {
 		return err
 	}
-	defer c.endChange()
+	undoing := false
+	defer func() {
+		if !undoing {
+			c.endChange()
+		}
+	}()
 	topics, err := c.missing(channels)
 	if err != nil || len(topics) == 0 {
 		return err
@@ -64,32 +69,36 @@ func (c *Client) subscribe(ctx context.Context, channels []string) error {
 	if joined := joining(held); len(joined) > 0 {
 		m := c.member(time.Now().UnixMilli())
 		first, err := link.Join(ctx, m, topicsOf(joined)...)
+		if err == nil && c.Closed() { // its leave does not wait for ever
+			err = ErrClosed
+		}
 		if err != nil {
+			undoing = true
 			c.undo(link, topics, topicsOf(joined))
 			return unavailable("join", err)
-		}
-		if c.Closed() { // its leave does not wait for ever
-			c.undo(link, topics, topicsOf(joined))
-			return ErrClosed
 		}
 		s.tell(ctx, link, "join", m, first)
 	}
 	return nil
 }
 
-// undo takes the client out of topics, some of which it could not join.
+// undo takes the client out of topics, some of which it could not join, and ends the change. The driver may take its time
+// over that; the client is answered at once.
 func (c *Client) undo(link Link, topics, joined []Topic) {
 	channels := make([]string, len(topics))
 	for i, t := range topics {
 		channels[i] = t.Channel
 	}
 	c.detach(channels)
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
-	defer cancel()
-	// It may have joined all the same: the error of Join says that nobody knows.
-	if _, err := link.Leave(ctx, c.member(c.since), joined...); err != nil {
-		c.log().Warn("gows: leave failed", "err", err)
-	}
+	c.app.s.leavers.Go(func() { // ends with its driver call, which is bounded
+		defer c.endChange()
+		ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+		defer cancel()
+		// It may have joined all the same: the error of Join says that nobody knows.
+		if _, err := link.Leave(ctx, c.member(c.since), joined...); err != nil {
+			c.log().Warn("gows: leave failed", "err", err)
+		}
+	})
 }
 
 // unsubscribe takes the client out of channels.

@@ -56,7 +56,7 @@ func (p *Proxy) Cut() {
 	})
 }
 
-// Restore undoes all that the proxy was told, but for connections that are closed and subscriptions that are stalled.
+// Restore undoes all that the proxy was told, but for connections that are closed and those stalled for good.
 // What was held back is forwarded.
 func (p *Proxy) Restore() {
 	p.tell(func() { p.cut, p.stalled, p.losing, p.delay = false, false, false, 0 })
@@ -73,6 +73,15 @@ func (p *Proxy) StallSubscriptions() {
 	p.tell(func() {
 		for l := range p.links {
 			l.mute = l.mute || l.subscribed
+		}
+	})
+}
+
+// StallConnections is StallSubscriptions for all connections, as when a firewall has forgotten them.
+func (p *Proxy) StallConnections() {
+	p.tell(func() {
+		for l := range p.links {
+			l.mute = true
 		}
 	})
 }
