@@ -152,8 +152,8 @@ var program = map[string]func(ctx context.Context, s *server) error{
 		return nil
 	},
 	`(the driver was away for a moment)`: func(_ context.Context, s *server) error {
-		s.driver.node.Down(errors.New("away"))
-		s.driver.node.Up()
+		s.driver.node.Down(errors.New("away"), nil)
+		s.driver.node.Up(nil)
 		return nil
 	},
 }
