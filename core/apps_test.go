@@ -1,7 +1,9 @@
 package core_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -246,5 +248,42 @@ func TestADriverThatIsAwayIsLoggedEveryMinuteAndWhenItIsBack(t *testing.T) {
 		if err := s.Health(t.Context()); err != nil || s.Stats().DriverAway != 0 {
 			t.Fatal(err)
 		}
+	})
+}
+
+func TestADriverThatFailsForEverybodyIsLoggedOnceAMinute(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		book, log := keepJournal(t)
+		d := newScripted(drivers.NewMemoryDriver())
+		s := coretest.RunOn(t, d, permissive(), log)
+		var conns []*coretest.Conn
+		for i := range 50 {
+			conn, _ := connect(t, s, fmt.Sprint("client ", i))
+			conns = append(conns, conn)
+		}
+		d.on(func(_ context.Context, c driverCall) error {
+			if c.verb == "leave" {
+				return errScripted
+			}
+			return nil
+		})
+		for i, conn := range conns {
+			if i == 25 {
+				<-time.After(time.Minute)
+			}
+			conn.Close(1000, "")
+		}
+		synctest.Wait()
+		if n := len(book.with("WARN", "leave failed", errScripted.Error())); n != 2 {
+			t.Fatalf("%d lines, want one in each of two minutes", n)
+		}
+		for i := range 3 {
+			d.node().Fault(fmt.Errorf("garbage %d", i))
+		}
+		if n := len(book.with("WARN", "gows: driver", "garbage 0")); n != 1 || len(book.with("garbage")) != 1 || s.Stats().Faults != 3 {
+			t.Fatalf("%d lines, %d faults, want one line and three", len(book.with("garbage")), s.Stats().Faults)
+		}
+		d.on(nil)
 	})
 }

@@ -119,7 +119,7 @@ func (n node) Changed(topic Topic, m Member, joined bool) {
 
 func (n node) Fault(err error) {
 	n.s.stats.faults.Add(1)
-	n.s.faults.note(n.s.opts.log, err)
+	n.s.sparing.warn(n.s.opts.log, "gows: driver", "err", err)
 }
 
 func (n node) Topics() iter.Seq[Topic] {

@@ -78,7 +78,7 @@ func (s *Service) tell(ctx context.Context, link Link, what string, m Member, to
 		count := func() int {
 			n, err := link.Count(ctx, t)
 			if err != nil {
-				s.opts.log.Warn("gows: count failed", "app", t.App, "channel", t.Channel, "err", err)
+				s.sparing.warn(s.opts.log, "gows: count failed", "app", t.App, "channel", t.Channel, "err", err)
 			}
 			return n
 		}
@@ -100,7 +100,7 @@ func (s *Service) tellCounts(ctx context.Context, link Link) {
 	for _, t := range s.crowds.due() {
 		n, err := link.Count(ctx, t)
 		if err != nil {
-			s.opts.log.Warn("gows: count failed", "app", t.App, "channel", t.Channel, "err", err)
+			s.sparing.warn(s.opts.log, "gows: count failed", "app", t.App, "channel", t.Channel, "err", err)
 			continue
 		}
 		text := appendString([]byte(`{"type":"count","channel":`), t.Channel)
@@ -113,7 +113,7 @@ func (s *Service) tellCounts(ctx context.Context, link Link) {
 func (s *Service) announce(ctx context.Context, link Link, t Topic, text []byte, except ...string) {
 	noted := func(err error) {
 		if err != nil {
-			s.opts.log.Warn("gows: presence not told", "app", t.App, "channel", t.Channel, "err", err)
+			s.sparing.warn(s.opts.log, "gows: presence not told", "app", t.App, "channel", t.Channel, "err", err)
 		}
 	}
 	if err := link.Publish(ctx, Publication{Topic: t, Payload: text, Except: except}, noted); err != nil {

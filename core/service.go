@@ -31,7 +31,7 @@ type Service struct {
 	crowds   crowds
 	replaced replacements
 	away     away
-	faults   faults
+	sparing  sparing
 	stats    counters
 
 	tick           atomic.Uint32 // of the sweeper

@@ -91,7 +91,7 @@ func (c *Client) replaceOlder(ctx context.Context, link Link) error {
 	c.mu.Unlock()
 	if err := c.replaceAmong(ctx, link, number, found); err != nil {
 		s := c.app.s
-		c.log().Warn("gows: an older connection may live on until the driver is back", "err", err)
+		s.sparing.warn(c.log(), "gows: an older connection may live on until the driver is back", "err", err)
 		signal(s.recheck)
 	}
 	return nil

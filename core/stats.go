@@ -121,18 +121,26 @@ func (a *away) remind(log *slog.Logger) {
 	}
 }
 
-// faults knows what was logged lately.
-type faults struct {
+// sparing logs what may come in thousands: a driver that goes away fails a call for every client.
+type sparing struct {
 	mu     sync.Mutex // guards logged
-	logged time.Time
+	logged map[string]time.Time
 }
 
-// note logs err unless another was logged less than a minute ago: what comes from outside must not fill the log.
-func (f *faults) note(log *slog.Logger, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if now := time.Now(); f.logged.IsZero() || now.Sub(f.logged) >= time.Minute {
-		f.logged = now
-		log.Warn("gows: driver", "err", err)
+// warn logs a message, one of a kind in a minute.
+func (s *sparing) warn(log *slog.Logger, message string, args ...any) {
+	s.mu.Lock()
+	now := time.Now()
+	last, there := s.logged[message]
+	due := !there || now.Sub(last) >= time.Minute
+	if due {
+		if s.logged == nil {
+			s.logged = map[string]time.Time{}
+		}
+		s.logged[message] = now
+	}
+	s.mu.Unlock()
+	if due {
+		log.Warn(message, args...)
 	}
 }

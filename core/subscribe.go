@@ -96,7 +96,7 @@ func (c *Client) undo(link Link, topics, joined []Topic) {
 		defer cancel()
 		// It may have joined all the same: the error of Join says that nobody knows.
 		if _, err := link.Leave(ctx, c.member(c.since), joined...); err != nil {
-			c.log().Warn("gows: leave failed", "err", err)
+			c.app.s.sparing.warn(c.log(), "gows: leave failed", "err", err)
 		}
 	})
 }
@@ -159,7 +159,7 @@ func (c *Client) leave() {
 		s.tell(ctx, link, "leave", m, last)
 	}
 	if err != nil {
-		c.log().Warn("gows: leave failed", "err", err)
+		c.app.s.sparing.warn(c.log(), "gows: leave failed", "err", err)
 	}
 	s.hub.release([]*channel{everyone})
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,25 +26,26 @@ type redisPresence struct {
 	wake  chan struct{} // holds one: there is something to do
 	hurry chan struct{} // holds one: the next beat is due
 
+	done chan struct{} // closed when the goroutine has ended
+
 	mu       sync.Mutex // guards the next three
 	queue    []*presenceOp
 	closed   bool
-	sweeping map[string]bool
+	sweeping map[string]bool // registrations
 
 	// The rest is the goroutine's own.
-	reg          string // the registration, or the one that is to be
-	entered      bool   // it exists
-	valid        bool
-	taken        int    // registrations, so far
-	written      uint64 // number of the last write
-	acknowledged uint64 // number of the last write that the server has confirmed
-	epoch        string // see enter.lua
-	old          []string
-	owed         []*presenceOp // leaves that the server has refused, to be repeated
-	away         bool          // lane.lost was called, and lane.restored is due
-	seen         map[string]*sighting
-	quiet        uint64 // receiver.reads when the last beat was sent
-	done         chan struct{}
+	reg          string               // the registration, or the one that is to be
+	entered      bool                 // it exists
+	valid        bool                 // and is what this node has made it
+	taken        int                  // registrations, so far
+	old          []string             // those given up and not yet declared dead
+	written      uint64               // number of the last write
+	acknowledged uint64               // number of the last write that the server has confirmed
+	epoch        string               // see enter.lua
+	owed         []*presenceOp        // leaves that the server has refused, to be repeated
+	away         bool                 // lane.lost was called, and lane.restored is due
+	seen         map[string]*sighting // the other registrations
+	quiet        uint64               // receiver.reads when the last beat was sent
 }
 
 type presenceAction uint8
@@ -302,6 +304,11 @@ func (p *redisPresence) succeeded(op *presenceOp, reply any) {
 		}
 		op.end(err)
 		return
+	}
+	if op.action == opJoin && len(p.owed) > 0 { // it is there again
+		p.owed = slices.DeleteFunc(p.owed, func(leave *presenceOp) bool {
+			return leave.text == op.text && leave.member.ConnID == op.member.ConnID
+		})
 	}
 	op.edge = reply == int64(1) && op.action != opUnregister
 	if op.over == nil && op.edge { // it was owed
