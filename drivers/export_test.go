@@ -16,3 +16,26 @@ var (
 	Scoped            = scoped
 	Unscoped          = unscoped
 )
+
+// Waiting is what a link remembers of its subscriptions.
+type Waiting struct {
+	Wanted, Unheard, Queued, Leaving int
+	Connected                        bool
+}
+
+// WaitingIn returns what a Redis link remembers of the subscriptions in all lanes.
+func WaitingIn(link core.Link) (w Waiting) {
+	for _, lane := range link.(*redisLink).lanes { //nolint:errcheck // a panic is what a test with another driver deserves
+		r := lane.receiver
+		r.mu.Lock()
+		w.Wanted += len(r.wanted)
+		for _, all := range r.unheard {
+			w.Unheard += len(all)
+		}
+		w.Queued += len(r.queue)
+		w.Leaving += len(r.leaving)
+		w.Connected = w.Connected || r.conn != nil
+		r.mu.Unlock()
+	}
+	return w
+}

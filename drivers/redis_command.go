@@ -134,11 +134,10 @@ const missedFor = time.Second
 // replaced is looked at again then, and the newer one does not wait for it.
 func (l *redisLink) tellNode(ctx context.Context, node string, e envelope) error {
 	lane := l.laneOf(node)
-	ctx, cancel := context.WithTimeout(ctx, missedFor)
-	defer cancel()
+	until := time.Now().Add(missedFor)
 	for wait := firstPause; ; wait *= 2 {
 		heard, err := l.tell(ctx, lane, lane.nodeName(node), e)
-		if fateOf(err) == misplaced && ctx.Err() == nil { // the lane moves to another server
+		if fateOf(err) == misplaced && ctx.Err() == nil && time.Now().Before(until) { // the lane moves to another server
 			pause(ctx, wait)
 			continue
 		}
@@ -151,7 +150,7 @@ func (l *redisLink) tellNode(ctx context.Context, node string, e envelope) error
 			return err
 		case !alive:
 			return core.ErrOffline
-		case e.Action == core.ActionReplace, ctx.Err() != nil:
+		case e.Action == core.ActionReplace, ctx.Err() != nil, time.Now().After(until):
 			return fmt.Errorf("%w: node %s does not receive", core.ErrUnavailable, node)
 		}
 		pause(ctx, wait)

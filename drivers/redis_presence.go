@@ -182,12 +182,12 @@ func (p *redisPresence) run(ctx context.Context) {
 			}
 			pause(ctx, wait)
 			wait = min(2*wait, lastPause)
-			continue
+		} else {
+			wait = firstPause
 		}
 		if !p.valid {
 			continue
 		}
-		wait = firstPause
 		select {
 		case <-p.wake:
 			continue
@@ -403,8 +403,8 @@ func (p *redisPresence) register(ctx context.Context) bool {
 		p.taken++
 		p.reg, p.entered = p.lane.link.id+"."+strconv.Itoa(p.taken), false
 	}
-	before, err := p.epoch, p.enter(ctx)
-	if err != nil {
+	before := p.epoch
+	if err := p.enter(ctx); err != nil {
 		p.leaves(err)
 		return false
 	}

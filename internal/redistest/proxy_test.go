@@ -193,6 +193,32 @@ func TestTheProxyStallsSubscriptionsForGood(t *testing.T) {
 	eventually(t, "the client's closing is passed on", func() bool { return s.CLI("PUBLISH", "news", "four") == "1" })
 }
 
+func TestTheProxyStallsAllConnectionsForGood(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	p := redistest.NewProxy(t, s.Addr())
+	a, subscriber := dial(t, p.Addr()), dial(t, p.Addr())
+	a.says("PING")
+	a.hears("+PONG")
+	subscriber.says("SUBSCRIBE", "news")
+	subscriber.hears("*3", "$9", "subscribe", "$4", "news", ":1")
+	p.StallConnections()
+	p.Restore()
+	a.says("SET", "key", "value")
+	s.CLI("PUBLISH", "news", "hello")
+	eventually(t, "the command arrives", func() bool { return s.CLI("EXISTS", "key") == "1" })
+	a.hearsNothing()
+	subscriber.hearsNothing()
+	late := dial(t, p.Addr())
+	late.says("GET", "key")
+	late.hears("$5", "value")
+	if n := p.Connections(); n != 3 {
+		t.Errorf("%d connections", n)
+	}
+	_ = subscriber.Close()
+	eventually(t, "the client's closing is passed on", func() bool { return s.CLI("PUBLISH", "news", "again") == "0" })
+}
+
 func TestTheProxySlowsEachChunkInOrder(t *testing.T) {
 	t.Parallel()
 	const delay = 100 * time.Millisecond
