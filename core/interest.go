@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -240,15 +241,16 @@ func (h *hub) regain(part func(Topic) bool) {
 			ch.miss()
 		}
 		if t.Channel == "" {
-			h.missedBroadcasts(t.App)
+			h.missedBroadcasts(t.App, part)
 		}
 	}
 }
 
-// missedBroadcasts tells of it the clients that are in no channel: the others are told by the gap of a channel.
-func (h *hub) missedBroadcasts(app string) {
+// missedBroadcasts tells of it the clients that are not told of a gap in a channel of theirs.
+func (h *hub) missedBroadcasts(app string, part func(Topic) bool) {
 	for _, c := range h.everybody(app) {
-		if len(c.Channels()) == 0 {
+		told := slices.ContainsFunc(c.Channels(), func(name string) bool { return part == nil || part(Topic{app, name}) })
+		if !told {
 			_ = c.sendText(gapText("")) // it may have ended meanwhile
 		}
 	}

@@ -91,7 +91,7 @@ func (c *Client) replaceOlder(ctx context.Context, link Link) error {
 	c.mu.Unlock()
 	if err := c.replaceAmong(ctx, link, number, found); err != nil {
 		s := c.app.s
-		s.sparing.warn(c.log(), "gows: an older connection may live on until the driver is back", "err", err)
+		s.sparing.warn(c.log(), "gows: an older connection may live on: its node cannot be told, which is tried again", "err", err)
 		signal(s.recheck)
 	}
 	return nil
@@ -133,7 +133,7 @@ func (s *Service) keepSessions(ctx context.Context, link Link) {
 		}
 		for s.opts.sessions == ReplaceOld && s.recheckSessions(ctx, link) != nil {
 			select {
-			case <-time.After(time.Second): // the driver went away again
+			case <-time.After(time.Second):
 			case <-ctx.Done():
 				return
 			}
@@ -141,18 +141,24 @@ func (s *Service) keepSessions(ctx context.Context, link Link) {
 	}
 }
 
+// recheckSessions returns an error when it could not look at all of them. One that fails holds up no other.
 func (s *Service) recheckSessions(ctx context.Context, link Link) error {
+	var failed error
 	for i := range shards {
 		for _, c := range s.hub.clients(i, nil) {
 			if c.Closed() {
 				continue
 			}
+			begun := time.Now()
 			if err := c.recheck(ctx, link); err != nil {
-				return err
+				failed = err
+			}
+			if ctx.Err() != nil || failed != nil && time.Since(begun) >= opTimeout { // the driver is away again
+				return failed
 			}
 		}
 	}
-	return nil
+	return failed
 }
 
 func (c *Client) recheck(ctx context.Context, link Link) error {

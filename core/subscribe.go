@@ -73,6 +73,7 @@ func (c *Client) subscribe(ctx context.Context, channels []string) error {
 			err = ErrClosed
 		}
 		if err != nil {
+			s.tell(ctx, link, "join", m, first) // its leave is told, too
 			undoing = true
 			c.undo(link, topics, topicsOf(joined))
 			return unavailable("join", err)
@@ -90,15 +91,24 @@ func (c *Client) undo(link Link, topics, joined []Topic) {
 		channels[i] = t.Channel
 	}
 	c.detach(channels)
-	c.app.s.leavers.Go(func() { // ends with its driver call, which is bounded
+	s := c.app.s
+	if !s.beginLeaver() { // the driver is closed: it has taken everything back
+		c.endChange()
+		return
+	}
+	go func() { // ends with its driver call, which is bounded; Shutdown waits for it
+		defer s.leavers.Done()
 		defer c.endChange()
 		ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 		defer cancel()
 		// It may have joined all the same: the error of Join says that nobody knows.
-		if _, err := link.Leave(ctx, c.member(c.since), joined...); err != nil {
-			c.app.s.sparing.warn(c.log(), "gows: leave failed", "err", err)
+		m := c.member(c.since)
+		last, err := link.Leave(ctx, m, joined...)
+		s.tell(ctx, link, "leave", m, last)
+		if err != nil {
+			s.sparing.warn(c.log(), "gows: leave failed", "err", err)
 		}
-	})
+	}()
 }
 
 // unsubscribe takes the client out of channels.

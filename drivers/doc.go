@@ -20,6 +20,6 @@
 // Goroutines: per lane the publisher, the presence writer, and the reader and writer of the subscription; eight workers for
 // commands; and one for each dead registration while it is swept. Close waits for all of them.
 //
-// Locks are taken in the order redisReceiver.mu or redisPresence.mu, redisLink.state, those of the core. None is held
+// Locks are taken in the order redisReceiver.mu or redisPresence.mu, redisLink.telling, redisLink.state, those of the core. None is held
 // across a round trip.
 package drivers

@@ -97,6 +97,12 @@ func (d *redisDriver) Open(ctx context.Context, node core.Node) (core.Link, erro
 		return l, nil
 	case <-ctx.Done():
 	}
+	l.state.Lock()
+	ready := l.ready
+	l.state.Unlock()
+	if ready { // at the last moment
+		return l, nil
+	}
 	cause := ctx.Err()
 	for _, lane := range l.lanes {
 		if why := lane.why(); why != nil {
@@ -164,7 +170,7 @@ func (l *redisLane) lost(part lanePart, err error) {
 	link.telling.Lock()
 	defer link.telling.Unlock()
 	link.state.Lock()
-	if l.missing == 0 || fateOf(err) != unknown || fateOf(l.cause) == unknown { // what a server said tells more
+	if l.missing == 0 || l.cause == nil || fateOf(err) != unknown || fateOf(l.cause) == unknown { // what a server said tells more
 		l.cause = err
 	}
 	l.missing |= part

@@ -12,7 +12,7 @@ import (
 
 const (
 	beatInterval = 4 * time.Second
-	deadAfter    = 3 // reads in a row that found a counter unchanged
+	deadAfter    = 3 // reads in a row, about an interval apart, that found a counter unchanged
 	sweepLength  = 256
 )
 
@@ -20,6 +20,7 @@ const (
 type sighting struct {
 	counter string
 	same    int
+	at      time.Time // of the last read that counted
 }
 
 // beat raises the counter and reads those of the others, in one round trip. The server also sends this node a sign through
@@ -72,11 +73,14 @@ func (p *redisPresence) observe(ctx context.Context, fields []any) {
 		case counter == "dead":
 			p.sweepLater(reg)
 		case s == nil || s.counter != counter:
-			seen[reg] = &sighting{counter: counter}
+			seen[reg] = &sighting{counter: counter, at: time.Now()}
+		case time.Since(s.at) < beatInterval*3/4: // a beat out of turn: it has had no time to move
+			seen[reg] = s
 		default:
 			if s.same++; s.same >= deadAfter {
 				p.declare(ctx, []string{reg}, counter)
 			}
+			s.at = time.Now()
 			seen[reg] = s
 		}
 	}
@@ -158,6 +162,9 @@ func (p *redisPresence) sweepTopics(ctx context.Context, reg string, tell bool) 
 		return false
 	}
 	topics, err := client.SRandMemberN(ctx, l.topics(reg), sweepLength).Result()
+	if err != nil {
+		l.doubtReader(ctx, client, err)
+	}
 	if wrongType(err) {
 		l.link.fault(l.explain(ctx, err, []string{l.topics(reg)}))
 	}
@@ -233,6 +240,7 @@ func (l *redisLane) alive(ctx context.Context, node string) (bool, error) {
 	}
 	counters, err := client.HGetAll(ctx, l.nodes()).Result()
 	if err != nil {
+		l.doubtReader(ctx, client, err)
 		return false, l.explain(ctx, err, []string{l.nodes()})
 	}
 	for reg, counter := range counters {

@@ -36,12 +36,14 @@ type redisPresence struct {
 	// The rest is the goroutine's own.
 	reg          string               // the registration, or the one that is to be
 	entered      bool                 // it exists
-	valid        bool                 // and is what this node has made it
+	complete     bool                 // and whatever is on this node was written under it
+	valid        bool                 // and the server has it so
 	taken        int                  // registrations, so far
 	old          []string             // those given up and not yet declared dead
+	partial      []string             // those given up that were never complete
 	written      uint64               // number of the last write
 	acknowledged uint64               // number of the last write that the server has confirmed
-	epoch        string               // see enter.lua
+	epoch        string               // see enter.lua; of the last registration that was complete
 	owed         []*presenceOp        // leaves that the server has refused, to be repeated
 	away         bool                 // lane.lost was called, and lane.restored is due
 	seen         map[string]*sighting // the other registrations
@@ -64,6 +66,7 @@ type presenceOp struct {
 	text     string // topic or client, scoped
 	member   core.Member
 	numbered func(uint64) // of opRegister
+	first    bool         // a registration has joined it as the first, of which nobody was told
 	edge     bool         // the first joined, or the last left
 	err      error
 	over     chan struct{} // closed when edge and err are set; nil when nobody waits
@@ -256,7 +259,7 @@ func (p *redisPresence) giveUp() {
 	defer p.mu.Unlock()
 	keep := p.queue[:0]
 	for _, op := range p.queue {
-		if err := op.waits(); err != nil && !p.valid {
+		if err := op.waits(); err != nil && (!p.valid || op.action == opJoin || op.action == opRegister) {
 			op.end(err)
 		} else {
 			keep = append(keep, op)
@@ -264,6 +267,9 @@ func (p *redisPresence) giveUp() {
 	}
 	clear(p.queue[len(keep):])
 	p.queue = keep
+	if len(keep) > owedLength { // leaves that a new registration makes up for
+		p.valid = false
+	}
 }
 
 // write carries out ops in one round trip. It reports false when some were put back, because the server is not the one to
@@ -282,8 +288,12 @@ func (p *redisPresence) write(ctx context.Context, ops []*presenceOp) bool {
 		case misplaced, outdated:
 			again = append(again, op)
 		case refused:
-			if (op.action == opLeave || op.action == opUnregister) && len(p.owed) < owedLength {
+			if op.action == opLeave || op.action == opUnregister {
 				p.owed = append(p.owed, &presenceOp{action: op.action, text: op.text, member: op.member})
+			}
+			if len(p.owed) > owedLength { // a new registration makes up for them
+				p.valid = false
+				p.leaves(err)
 			}
 			op.end(p.lane.explain(ctx, err, calls[i].keys))
 		case unknown:
@@ -310,7 +320,7 @@ func (p *redisPresence) succeeded(op *presenceOp, reply any) {
 			return leave.text == op.text && leave.member.ConnID == op.member.ConnID
 		})
 	}
-	op.edge = reply == int64(1) && op.action != opUnregister
+	op.edge = (reply == int64(1) || op.first) && op.action != opUnregister
 	if op.over == nil && op.edge { // it was owed
 		p.changed(op, false)
 	}
@@ -396,21 +406,45 @@ func (p *redisPresence) leaves(err error) {
 
 // register takes a new registration and writes under it whatever is on this node now. It reports whether that is done.
 func (p *redisPresence) register(ctx context.Context) bool {
-	if p.entered {
+	switch {
+	case p.entered && p.complete:
 		p.old = append(p.old, p.reg)
+	case p.entered:
+		p.partial = append(p.partial, p.reg)
 	}
 	if p.entered || p.reg == "" {
 		p.taken++
-		p.reg, p.entered = p.lane.link.id+"."+strconv.Itoa(p.taken), false
+		p.reg, p.entered, p.complete = p.lane.link.id+"."+strconv.Itoa(p.taken), false, false
 	}
-	before := p.epoch
-	if err := p.enter(ctx); err != nil {
+	for _, reg := range p.declared(ctx, p.partial, "") { // else nobody in it would be the first
+		p.sweep(ctx, reg, false)
+	}
+	epoch, err := p.enter(ctx)
+	if err != nil {
 		p.leaves(err)
 		return false
 	}
 	p.written, p.acknowledged, p.valid = 1, 1, true
 	p.owed, p.away = nil, false // said at the end
-	var back []*presenceOp
+	back, ok := p.writeAll(ctx)
+	if !ok {
+		return false
+	}
+	p.complete = true
+	p.lane.restored(registered)
+	back = p.handOver(back)
+	if p.epoch == epoch { // nothing was lost: the others have declared this node dead, and told that these have left
+		p.lane.link.spawn(func(ctx context.Context) { p.tellBack(ctx, back) }) // ends with the last of them, or the link
+	}
+	p.epoch = epoch
+	p.declare(ctx, p.old, "")
+	p.old, p.partial = nil, nil
+	p.seen = map[string]*sighting{}
+	return true
+}
+
+// writeAll writes whatever is on this node, and returns the joins that were the first of their client id.
+func (p *redisPresence) writeAll(ctx context.Context) (first []*presenceOp, ok bool) {
 	for ops := p.present(); len(ops) > 0; {
 		n := min(len(ops), presenceBatch)
 		calls := make([]*scriptCall, n)
@@ -425,46 +459,77 @@ func (p *redisPresence) register(ctx context.Context) bool {
 			case err != nil: // refused or misplaced: nothing is valid without the rest
 				p.valid = false
 				p.leaves(err)
-				return false
+				return nil, false
 			case op.action == opJoin && calls[i].reply == int64(1):
-				back = append(back, op)
+				first = append(first, op)
 			}
 		}
 		ops = ops[n:]
 	}
-	if !p.valid {
-		return false
-	}
-	p.lane.restored(registered)
-	if before == p.epoch { // nothing was lost: the others have declared this node dead, and told that these have left
-		for _, op := range back {
-			p.changed(op, true) // before any Leave of theirs is carried out
-		}
-	}
-	p.declare(ctx, p.old, "")
-	p.old = nil
-	p.seen = map[string]*sighting{}
-	return true
+	return first, p.valid
 }
 
-// enter makes the registration exist. A name that nothing was written under yet may be tried again.
-func (p *redisPresence) enter(ctx context.Context) error {
+// handOver marks those joins that somebody still waits for, and returns the others.
+func (p *redisPresence) handOver(first []*presenceOp) (rest []*presenceOp) {
+	type key struct{ text, conn string }
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	queued := map[key]*presenceOp{}
+	for _, op := range p.queue {
+		if op.action == opJoin {
+			queued[key{op.text, op.member.ConnID}] = op
+		}
+	}
+	for _, op := range first {
+		if waits := queued[key{op.text, op.member.ConnID}]; waits != nil {
+			waits.first = true
+		} else {
+			rest = append(rest, op)
+		}
+	}
+	return rest
+}
+
+// tellBack tells the node of joins, topic by topic, but for those that have left since.
+func (p *redisPresence) tellBack(ctx context.Context, back []*presenceOp) {
+	var last string
+	joined := map[string]bool{}
+	for i, op := range back {
+		if ctx.Err() != nil {
+			return
+		}
+		if i == 0 || op.text != last {
+			last = op.text
+			clear(joined)
+			app, channel, _ := unscoped(op.text)
+			for m := range p.lane.link.node.Joined(core.Topic{App: app, Channel: channel}) {
+				joined[m.ConnID] = true
+			}
+		}
+		if joined[op.member.ConnID] {
+			p.changed(op, true)
+		}
+	}
+}
+
+// enter makes the registration exist, and returns the epoch. A name that nothing was written under yet may be tried again.
+func (p *redisPresence) enter(ctx context.Context) (epoch string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	client, err := p.lane.server(ctx)
 	if err != nil {
 		p.lane.doubt(nil, err)
-		return err
+		return "", err
 	}
 	c := &scriptCall{script: enterScript, keys: []string{p.lane.nodes(), p.lane.epoch()}, args: []any{p.reg, rand.Text()}}
 	runScripts(ctx, client, []*scriptCall{c})
 	if c.err != nil {
 		p.lane.doubt(client, c.err)
-		return p.lane.explain(ctx, c.err, c.keys)
+		return "", p.lane.explain(ctx, c.err, c.keys)
 	}
-	p.epoch, _ = c.reply.(string)
 	p.entered = true
-	return nil
+	epoch, _ = c.reply.(string)
+	return epoch, nil
 }
 
 // present returns an op for everything that is on this node now.

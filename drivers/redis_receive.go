@@ -23,7 +23,7 @@ type redisReceiver struct {
 
 	mu        sync.Mutex // guards the rest
 	started   bool
-	wanted    map[string]bool
+	wanted    map[string]*subscribing    // by the last one that wants it; nil for what is wanted anyway
 	unheard   map[string][]*confirmation // waiting for the confirmation of a SUBSCRIBE that was or will be written, in order
 	leaving   map[string]int             // UNSUBSCRIBEs whose confirmation is to come
 	queue     []interest                 // to be written to conn
@@ -60,11 +60,11 @@ var ended = func() context.Context {
 func newReceiver(lane *redisLane) *redisReceiver {
 	r := &redisReceiver{
 		lane: lane, wake: make(chan struct{}, 1),
-		wanted: map[string]bool{}, unheard: map[string][]*confirmation{}, leaving: map[string]int{},
+		wanted: map[string]*subscribing{}, unheard: map[string][]*confirmation{}, leaving: map[string]int{},
 	}
-	r.wanted[lane.nodeName(lane.link.id)] = true
+	r.wanted[lane.nodeName(lane.link.id)] = nil
 	if lane.link.node != nil && lane.base == lane.link.driver.base(0) {
-		r.wanted[lane.everybody()] = true
+		r.wanted[lane.everybody()] = nil
 	}
 	return r
 }
@@ -141,10 +141,10 @@ func (r *redisReceiver) want(names []string) *subscribing {
 	defer r.mu.Unlock()
 	s := &subscribing{names: names, left: len(names), done: make(chan struct{})}
 	for _, name := range names {
-		if !r.wanted[name] {
+		if _, wanted := r.wanted[name]; !wanted {
 			s.added = append(s.added, name)
 		}
-		r.wanted[name] = true
+		r.wanted[name] = s
 		r.unheard[name] = append(r.unheard[name], &confirmation{[]*subscribing{s}})
 		r.enqueueLocked(interest{name, true})
 	}
@@ -155,8 +155,12 @@ func (r *redisReceiver) want(names []string) *subscribing {
 func (r *redisReceiver) unwant(names []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.unwantLocked(names)
+}
+
+func (r *redisReceiver) unwantLocked(names []string) {
 	for _, name := range names {
-		if r.wanted[name] {
+		if _, wanted := r.wanted[name]; wanted {
 			delete(r.wanted, name)
 			r.enqueueLocked(interest{name, false})
 		}
@@ -165,9 +169,9 @@ func (r *redisReceiver) unwant(names []string) {
 
 // forget undoes a want that nobody waits for any more.
 func (r *redisReceiver) forget(s *subscribing) {
-	r.unwant(s.added)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.unwantLocked(slices.DeleteFunc(s.added, func(name string) bool { return r.wanted[name] != s })) // others may want it by now
 	for _, name := range s.names {
 		waiting := r.unheard[name]
 		for _, c := range waiting {
@@ -320,7 +324,7 @@ func (r *redisReceiver) begin(conn *redis.PubSub) {
 		r.unheard[name] = []*confirmation{all}
 	}
 	for name := range r.unheard {
-		if !r.wanted[name] {
+		if _, wanted := r.wanted[name]; !wanted {
 			delete(r.unheard, name)
 		}
 	}

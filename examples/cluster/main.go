@@ -238,7 +238,7 @@ func run(name string, program *exec.Cmd, said func(line string)) string {
 // node is the address on which a node listens, or did before it died.
 type node struct{ atomic.Pointer[string] }
 
-// balanced passes each request to the next node that listens. All have, once.
+// balanced passes each request to the next node that listens.
 func balanced(nodes []node) http.Handler {
 	var turn atomic.Uint64
 	return &httputil.ReverseProxy{
@@ -251,6 +251,9 @@ func balanced(nodes []node) http.Handler {
 			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 				for range nodes {
 					address := nodes[(turn.Add(1)-1)%uint64(len(nodes))].Load()
+					if address == nil {
+						continue
+					}
 					if conn, err := (&net.Dialer{}).DialContext(ctx, network, *address); err == nil {
 						return conn, nil
 					}

@@ -88,8 +88,10 @@ func serve(name, redisAddress string) error {
 	fmt.Println(listener.Addr())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	<-ctx.Done()
-	stop() // a second signal ends at once
-	return errors.Join(server.Shutdown(context.Background()), service.Shutdown(context.Background()))
+	stop()                                                                    // a second signal ends at once
+	deadline, cancel := context.WithTimeout(context.Background(), patience/2) // in time for what follows
+	defer cancel()
+	return errors.Join(server.Shutdown(deadline), service.Shutdown(deadline))
 }
 
 func nameOf(token string) (string, error) {
