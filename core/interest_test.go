@@ -770,3 +770,37 @@ func TestAClientThatEndsWhileItRegistersIsTakenBack(t *testing.T) {
 		}
 	})
 }
+
+// On a Cluster a part of the topics may be lost: here that of broadcasts.
+func TestAClientIsToldOfMissedBroadcastsWhenItsChannelsWereNotLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newScripted(drivers.NewMemoryDriver())
+		s := coretest.RunOn(t, d, permissive(), core.WithLogger(nil))
+		inside, client := connect(t, s, "ann")
+		outside, _ := connect(t, s, "late")
+		sub(t, client, "room")
+		broadcasts := func(t core.Topic) bool { return t.Channel == "" }
+		rooms := func(t core.Topic) bool { return t.Channel != "" }
+		d.node().Down(errScripted, broadcasts)
+		d.node().Down(errScripted, rooms)
+		d.node().Up(rooms)
+		if got := inside.Expect("gap"); got.Channel != "room" {
+			t.Fatal(got.Raw)
+		}
+		outside.Nothing()
+		if err := s.Health(t.Context()); !errors.Is(err, errScripted) {
+			t.Fatal("health, when a part is still away:", err)
+		}
+		d.node().Up(broadcasts)
+		for _, conn := range []*coretest.Conn{inside, outside} {
+			if got := conn.Expect("gap"); got.Channel != "" {
+				t.Fatal(got.Raw)
+			}
+			conn.Nothing()
+		}
+		if err := s.Health(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -318,3 +318,36 @@ func TestTwoTabsThatReplaceEachOtherAreLogged(t *testing.T) {
 		}
 	})
 }
+
+func TestASessionThatCannotBeLookedAtKeepsNoOtherFromIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newScripted(drivers.NewMemoryDriver())
+		s := coretest.RunOn(t, d, permissive(), core.WithLogger(nil), core.WithSessions(core.ReplaceOld))
+		for i := range 26 {
+			connect(t, s, fmt.Sprint("client ", i))
+		}
+		var mu sync.Mutex // guards looked
+		looked := map[string]int{}
+		d.on(func(_ context.Context, c driverCall) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if c.verb == "find" {
+				looked[c.client]++
+			}
+			if c.verb == "find" && c.client == "client 13" {
+				return errScripted
+			}
+			return nil
+		})
+		d.node().Down(errScripted, nil)
+		d.node().Up(nil)
+		<-time.After(time.Minute)
+		d.on(nil)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(looked) != 26 || looked["client 13"] < 50 {
+			t.Fatalf("%d of 26 were looked at, the one that fails %d times in a minute", len(looked), looked["client 13"])
+		}
+	})
+}
