@@ -166,14 +166,14 @@ func (p *redisPresence) run(ctx context.Context) {
 	beat, listen := time.NewTimer(beatInterval), time.NewTimer(time.Hour)
 	defer beat.Stop()
 	defer listen.Stop()
-	wait := firstPause
+	wait, due := firstPause, time.Now().Add(beatInterval)
 	for ctx.Err() == nil {
 		written := true
 		if !p.valid {
 			written = p.register(ctx)
 			signal(p.wake) // for what was queued meanwhile
 		} else if ops := p.take(); len(ops) > 0 {
-			signal(p.wake) // the beat has its turn, too
+			signal(p.wake) // for the rest
 			written = p.write(ctx, ops)
 		} else if p.isClosed() {
 			break
@@ -193,7 +193,9 @@ func (p *redisPresence) run(ctx context.Context) {
 		}
 		select {
 		case <-p.wake:
-			continue
+			if time.Now().Before(due) {
+				continue // but the beat has its turn, however much there is to write
+			}
 		case <-p.hurry:
 			p.away = true
 		case <-beat.C:
@@ -207,6 +209,7 @@ func (p *redisPresence) run(ctx context.Context) {
 			listen.Reset(replyTimeout)
 		}
 		beat.Reset(beatInterval)
+		due = time.Now().Add(beatInterval)
 	}
 	for _, op := range p.takeAll() {
 		op.end(core.ErrClosed)
