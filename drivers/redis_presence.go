@@ -325,7 +325,7 @@ func (p *redisPresence) succeeded(op *presenceOp, reply any) {
 	}
 	op.edge = (reply == int64(1) || op.first) && op.action != opUnregister
 	if op.over == nil && op.edge { // it was owed
-		p.changed(op, false)
+		p.lane.link.spawn(func(context.Context) { p.changed(op, false) }) // ends with a driver call, which must not hold up the beat
 	}
 	op.end(nil)
 }
