@@ -17,11 +17,11 @@ type progress struct {
 
 	phase  string
 	shown  time.Time
-	recent load.Times    // of deliveries since the line was shown
-	count  int64         // of deliveries in this phase, when it was shown
-	order  int           // the phase of the order then
-	cpu    time.Duration // of the nodes, then
-	drawn  bool          // the line is on the screen
+	recent load.Times               // of deliveries since the line was shown
+	count  int64                    // of deliveries in this phase, when it was shown
+	order  int                      // the phase of the order then
+	cpu    map[*child]time.Duration // of the nodes, then
+	drawn  bool                     // the line is on the screen
 }
 
 // say prints a line that stays.
@@ -50,7 +50,11 @@ func (p *progress) show(ctx context.Context, phase string, s *scale) {
 		return
 	}
 	_, count := s.deliveries()
-	cpu := spent(s.servers()...)
+	cpu, used := map[*child]time.Duration{}, time.Duration(0)
+	for _, n := range s.servers() {
+		cpu[n] = max(p.cpu[n], spent(n)) // one that has ended has used no more
+		used += cpu[n] - p.cpu[n]
+	}
 	if s.order.Phase != p.order {
 		p.count = 0
 	}
@@ -60,7 +64,7 @@ func (p *progress) show(ctx context.Context, phase string, s *scale) {
 	}
 	line := fmt.Sprintf("%-17s %7s joined  %6s deliveries/s  p99 %7s  nodes %4.2f cores %8s  %6s left", phase, group(s.joined()),
 		group(int(float64(count-p.count)/passed.Seconds())), p99,
-		max(0, (cpu-p.cpu).Seconds())/passed.Seconds(), bytesText(resident(s.servers()...)), left(ctx))
+		used.Seconds()/passed.Seconds(), bytesText(resident(s.servers()...)), left(ctx))
 	if p.terminal {
 		fmt.Fprint(p.out, "\r\x1b[K", line)
 		p.drawn = true
