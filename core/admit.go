@@ -217,7 +217,9 @@ func clientID(identity map[string]any) (string, error) {
 	var id string
 	switch v := value.(type) {
 	case string:
-		id = v
+		if v != "" {
+			return v, nil
+		}
 	case int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64:
 		id = fmt.Sprint(v)
 	case float64:

@@ -12,11 +12,10 @@ import (
 const (
 	pendingBytes = 256 << 10 // published to a channel and not yet taken by a turn
 	batchFrames  = 64
-	slotClients  = 256
 )
 
-// channel fans out. Publishing appends a frame to pending; a turn takes what is pending and writes the same bytes to every
-// subscriber, and a new turn starts only when none is running. So frames are gathered exactly when the server is behind.
+// channel is who is subscribed and what is published to them. Publishing appends a frame to pending; see turn.go for how it
+// leaves.
 type channel struct {
 	topic Topic
 	rules *Rules
@@ -99,7 +98,7 @@ func (b *batch) add(payload []byte, except []string) {
 func (ch *channel) publish(ctx context.Context, p Publication) error {
 	begin, err := ch.admit(ctx, p)
 	if begin {
-		ch.begin()
+		ch.begin(p.owed)
 	}
 	return err
 }
@@ -135,35 +134,6 @@ func (ch *channel) admit(ctx context.Context, p Publication) (begin bool, err er
 	return ch.beginLocked(), nil
 }
 
-// beginLocked reports whether the caller has to begin a turn: none is running.
-func (ch *channel) beginLocked() bool {
-	if ch.turning {
-		return false
-	}
-	ch.turning = true
-	ch.hub.turns.Add(1)
-	return true
-}
-
-// fewClients is up to how many subscribers the first batch of a turn is written by the publisher itself: waking another
-// goroutine would cost more.
-const fewClients = 4
-
-// begin runs the turn that beginLocked has asked for. What is published meanwhile is not left to the caller.
-func (ch *channel) begin() {
-	ch.mu.Lock()
-	few := ch.live <= fewClients && ch.topic.Channel != ""
-	ch.mu.Unlock()
-	if few && ch.turn(1) {
-		ch.hub.turns.Done()
-		return
-	}
-	go func() { // ends when nothing is pending
-		defer ch.hub.turns.Done()
-		ch.turn(-1)
-	}()
-}
-
 // appendLocked makes a frame pending.
 func (ch *channel) appendLocked(payload []byte, except []string) {
 	if ch.gap {
@@ -194,37 +164,8 @@ func (ch *channel) miss() {
 	}
 	ch.mu.Unlock()
 	if begin {
-		ch.begin()
+		ch.begin(nil)
 	}
-}
-
-// turn writes what is pending, batch by batch, and reports whether nothing was left: then the turn is over. It stops after
-// limit batches unless that is negative.
-func (ch *channel) turn(limit int) (over bool) {
-	w := getWriter()
-	defer w.free()
-	for ; limit != 0; limit-- {
-		b, subs := ch.take()
-		if b == nil {
-			return true
-		}
-		if ch.rules.Slow == Latest {
-			ch.keepLast(b)
-		}
-		t := delivery{batch: b, writer: w}
-		if ch.topic.Channel == "" {
-			t.toClients(ch.hub, ch.hub.everybody(ch.topic.App))
-		} else {
-			t.toSubscribers(ch.hub, subs)
-		}
-		ch.hub.s.stats.delivered.Add(t.sent)
-		ch.hub.s.stats.dropped.Add(t.dropped)
-		b.free()
-	}
-	ch.mu.Lock()
-	defer ch.mu.Unlock()
-	ch.wroteLocked()
-	return ch.overLocked()
 }
 
 // wroteLocked notes that the batch taken last has been written.
@@ -286,92 +227,6 @@ func (ch *channel) take() (*batch, []*subscription) {
 		ch.room = nil
 	}
 	return b, ch.subs
-}
-
-func (ch *channel) keepLast(b *batch) {
-	from := 0
-	if n := len(b.ends); n > 1 {
-		from = b.ends[n-2]
-	}
-	last := &lastFrame{data: append([]byte(nil), b.data[from:]...), number: 1}
-	if before := ch.last.Load(); before != nil {
-		last.number = max(1, before.number+1)
-	}
-	b.number = last.number
-	for conn, skip := range b.except {
-		if len(skip) == len(b.ends) {
-			last.except = append(last.except, conn)
-		}
-	}
-	ch.last.Store(last)
-}
-
-// delivery is one batch on its way to the subscribers.
-type delivery struct {
-	*batch
-	writer        *writer
-	sent, dropped int64
-	some          batch // what is left for a client that some frames leave out
-}
-
-// toSubscribers takes one of the node's slots for every 256 clients of a large channel: one processor always stays free
-// for reading, hooks and small channels, and large channels take turns.
-func (d *delivery) toSubscribers(h *hub, subs []*subscription) {
-	if len(subs) <= slotClients {
-		d.write(subs)
-		return
-	}
-	for len(subs) > 0 {
-		n := min(len(subs), slotClients)
-		h.slots <- struct{}{}
-		d.write(subs[:n])
-		<-h.slots
-		subs = subs[n:]
-	}
-}
-
-func (d *delivery) write(subs []*subscription) {
-	for _, s := range subs {
-		d.account(s.client.deliver(d.writer, s, d.framesFor(s.client)))
-	}
-}
-
-func (d *delivery) toClients(h *hub, clients []*Client) {
-	for len(clients) > 0 {
-		n := min(len(clients), slotClients)
-		h.slots <- struct{}{}
-		for _, c := range clients[:n] {
-			d.account(c.deliver(d.writer, nil, d.framesFor(c)))
-		}
-		<-h.slots
-		clients = clients[n:]
-	}
-}
-
-func (d *delivery) account(sent, dropped int) {
-	d.sent += int64(sent)
-	d.dropped += int64(dropped)
-}
-
-// framesFor returns the frames that c gets: nearly always all of them, the shared slice.
-func (d *delivery) framesFor(c *Client) *batch {
-	if len(d.except) == 0 {
-		return d.batch
-	}
-	skip, ok := d.except[c.ConnID]
-	if !ok {
-		return d.batch
-	}
-	d.some.data, d.some.ends, d.some.number = d.some.data[:0], d.some.ends[:0], d.number
-	from := 0
-	for i, end := range d.ends {
-		if i >= len(skip) || !skip[i] {
-			d.some.data = append(d.some.data, d.data[from:end]...)
-			d.some.ends = append(d.some.ends, len(d.some.data))
-		}
-		from = end
-	}
-	return &d.some
 }
 
 // add subscribes c. It fails when c has ended, and is called once at a time per client.

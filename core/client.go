@@ -22,49 +22,48 @@ type Client struct {
 	app      *App
 	provider *Provider
 	remote   string
-	public   json.RawMessage // what others see of Data
-	since    int64           // Unix milliseconds
-	expires  int64           // Unix seconds, 0: never
-	socket   socket
 	older    *Client // next with the same client id, guarded by its hub shard
+	since    int64   // Unix milliseconds
+	expires  int64   // Unix seconds, 0: never
 
-	// Of the reader goroutine.
-	parser   frame.Parser
-	talkTick uint32 // see renews
-	badTick  uint32 // since when bad messages are counted
-	bad      uint8  // how many there were
-	renewed  uint8  // how often since talkTick
-	talked   bool   // it has run a hook for what it read
-	online   bool   // online returned nil: there will be an offline
+	// What a delivery touches is two cache lines, from here to the beginning of own: waiting for them is most of what it
+	// costs beside the system call.
+	socket   socket
+	mu       sync.Mutex  // guards the rest, but for own and what is the reader's
+	ended    *CloseError // why the connection has ended; nil while it is open
+	backlog  *backlog    // what the kernel did not take; while it is there a drainer writes it
+	reading  *reading    // while the reader handles what it read
+	sent     int64       // frames accepted, for the log
+	dropped  uint32      // frames, for the log
+	answered uint32      // when the first of reading.answers came, see Service.millis
+	own      rawSocket   // socket, if that is one
 
-	heardTick atomic.Uint32 // when the peer was last heard of, see sweeper
-	pingTick  atomic.Uint32 // when the ping was sent that is not answered yet, 0: none
-
-	mu         sync.Mutex // guards the rest
-	answered   uint32     // when the first of answers came, see Service.millis
-	everyone   *channel   // of the app's broadcasts; nil before registration
+	everyone   *channel // of the app's broadcasts; nil before registration
 	subs       []*subscription
 	changing   chan struct{} // not nil while a Sub or Unsub is under way, closed when it is done
 	number     uint64        // see sessions.go
-	superseded uint64        // connections with a number below are to end
-	opened     chan struct{} // not nil while the reader waits for open to fall, closed then
-	open       int32         // publishes whose answer is to come
+	extras     *extras       // what few clients have
 	hookTick   uint32        // when the running hook was called, 0: none runs
-	dropped    uint32        // frames, for the log
-	left       chan struct{} // made by who calls leave first, closed when that has returned
+	open       uint8         // publishes whose answer is to come
 	hookLogged bool
+	goodbye    bool // the peer's close frame has been received
+	broken     bool // a write failed: nothing leaves any more
+	finished   bool // the socket is closed
+	over       bool // the last hook has returned
 
-	goodbye  bool          // the peer's close frame has been received
-	broken   bool          // a write failed: nothing leaves any more
-	finished bool          // the socket is closed
-	over     bool          // the last hook has returned
-	waiters  chan struct{} // closed when over; made by who waits
-	flushed  chan struct{} // not nil while the reader waits for the backlog to leave, closed then
-	backlog  *backlog      // what the kernel did not take; while it is there a drainer writes it
-	answers  *[]byte       // frames to leave when the reader has handled what it read
-	ended    *CloseError   // why the connection has ended; nil while it is open
-	sent     int64         // frames accepted, for the log
-	extras   *extras       // what few clients have
+	// Of the reader goroutine.
+	online   bool   // online returned nil: there will be an offline
+	talked   bool   // it has run a hook for what it read
+	renewed  uint8  // how often since talkTick
+	bad      uint8  // how many bad messages there were
+	badTick  uint32 // since when they are counted
+	talkTick uint32 // see renews
+	parser   frame.Parser
+
+	public *json.RawMessage // what others see of Data; nil: nothing
+
+	heardTick atomic.Uint32 // when the peer was last heard of, see sweeper
+	pingTick  atomic.Uint32 // when the ping was sent that is not answered yet, 0: none
 }
 
 // extras are made on first use: they would cost every idle connection some hundred bytes.
@@ -72,6 +71,28 @@ type extras struct {
 	ctx    context.Context //nolint:containedctx // it is what Client.Context returns
 	cancel context.CancelCauseFunc
 	values map[string]any
+
+	superseded uint64 // connections with a number below are to end
+
+	left    chan struct{} // made by who calls leave first, closed when that has returned
+	opened  chan struct{} // not nil while the reader waits for open to fall, closed then
+	flushed chan struct{} // not nil while the reader waits for the backlog to leave, closed then
+	waiters chan struct{} // closed when over; made by who waits
+}
+
+// wake closes a channel that somebody may be waiting on.
+func wake(waiting *chan struct{}) {
+	if *waiting != nil {
+		close(*waiting)
+		*waiting = nil
+	}
+}
+
+// reading is what a reader puts off until it has handled all that it read at once.
+type reading struct {
+	answers []byte // frames to leave in one write
+	last    bool   // nothing is behind the message that is being handled; of the reader alone, as owed is
+	owed    *owed  // a turn to run, or nil
 }
 
 // opTimeout bounds the driver calls of verbs that take no context.
@@ -224,9 +245,11 @@ func (c *Client) extrasLocked() *extras {
 
 // member is how others see the connection.
 func (c *Client) member(since int64) Member {
-	return Member{
-		ClientID: c.ClientID, ConnID: c.ConnID, Node: c.app.s.id, Data: c.public, Since: time.UnixMilli(since).UTC(),
+	m := Member{ClientID: c.ClientID, ConnID: c.ConnID, Node: c.app.s.id, Since: time.UnixMilli(since).UTC()}
+	if c.public != nil {
+		m.Data = *c.public
 	}
+	return m
 }
 
 // noted logs an error that a hook of this client was given, because programs ignore it; the caller has it too.

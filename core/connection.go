@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,7 +21,8 @@ func (s *Service) Attach(nc net.Conn, leftover []byte, t *Ticket) {
 		s.refuseByClose(nc, t)
 		return
 	}
-	c := newClient(t, newSocket(nc))
+	c := newClient(t)
+	c.socket = newSocket(nc, &c.own)
 	c.parser.MaxMessage = s.opts.messageBytes
 	if !s.enter() {
 		t.refusal = refuse(CloseRestart, "restarting")
@@ -43,12 +45,16 @@ func (s *Service) Attach(nc net.Conn, leftover []byte, t *Ticket) {
 	}()
 }
 
-func newClient(t *Ticket, sock socket) *Client {
-	return &Client{
-		ClientID: t.clientID, ConnID: rand.Text()[:16], App: t.app.name, Token: t.token, Data: t.data,
-		app: t.app, provider: t.provider, remote: t.remote, public: t.public, expires: t.expires,
-		since: time.Now().UnixMilli(), socket: sock,
+func newClient(t *Ticket) *Client {
+	c := &Client{
+		ClientID: t.clientID, ConnID: strings.Clone(rand.Text()[:16]), App: t.app.name, Token: t.token, Data: t.data,
+		app: t.app, provider: t.provider, remote: t.remote, expires: t.expires,
+		since: time.Now().UnixMilli(),
 	}
+	if public := t.public; public != nil {
+		c.public = &public
+	}
+	return c
 }
 
 // arrive makes the client known and calls online. When that fails the connection is closed.
@@ -126,10 +132,7 @@ func (c *Client) lost(err error) {
 	}
 }
 
-var answerBuffers = sync.Pool{New: func() any {
-	b := make([]byte, 0, 1<<10)
-	return &b
-}}
+var readings = sync.Pool{New: func() any { return &reading{answers: make([]byte, 0, 1<<10)} }}
 
 // consume handles the messages in data and reports whether reading goes on.
 func (c *Client) consume(data []byte) bool {
@@ -137,18 +140,19 @@ func (c *Client) consume(data []byte) bool {
 		return true
 	}
 	c.heard()
+	r := readings.Get().(*reading) //nolint:errcheck // the pool holds nothing else
 	c.mu.Lock()
-	c.answers = answerBuffers.Get().(*[]byte) //nolint:errcheck // the pool holds nothing else
+	c.reading = r
 	c.mu.Unlock()
-	open := c.handle(data)
+	open := c.handle(data, r)
 	c.mu.Lock()
 	c.flushLocked()
-	answers := c.answers
-	c.answers = nil
+	c.reading = nil
 	c.mu.Unlock()
-	if cap(*answers) <= 2*largeChunk {
-		*answers = (*answers)[:0]
-		answerBuffers.Put(answers)
+	r.owed.pay()
+	r.owed = nil
+	if cap(r.answers) <= 2*largeChunk {
+		readings.Put(r)
 	}
 	return open
 }
@@ -161,7 +165,7 @@ func (c *Client) heard() {
 
 const noBinary = "binary messages are not supported: send JSON as text"
 
-func (c *Client) handle(data []byte) bool {
+func (c *Client) handle(data []byte, r *reading) bool {
 	for {
 		m, rest, err := c.parser.Next(data)
 		if err != nil {
@@ -183,6 +187,7 @@ func (c *Client) handle(data []byte) bool {
 		case frame.Binary:
 			_ = c.shut(closeUnsupported, noBinary)
 		case frame.Text:
+			r.last = len(data) == 0
 			c.receive(m.Payload)
 		}
 	}
@@ -228,8 +233,8 @@ func (c *Client) pong(payload []byte) {
 	defer c.mu.Unlock()
 	switch {
 	case c.ended != nil:
-	case c.answers != nil:
-		*c.answers = frame.AppendControl(*c.answers, frame.Pong, payload)
+	case c.reading != nil:
+		c.reading.answers = frame.AppendControl(c.reading.answers, frame.Pong, payload)
 	default:
 		w := getWriter()
 		c.writeLocked(w, frame.AppendControl(nil, frame.Pong, payload))
@@ -244,7 +249,7 @@ func (c *Client) lingers() {
 	var flushed chan struct{}
 	if c.backlog != nil && !c.broken {
 		flushed = make(chan struct{})
-		c.flushed = flushed
+		c.extrasLocked().flushed = flushed
 	}
 	goodbye := c.goodbye
 	c.mu.Unlock()
@@ -282,8 +287,8 @@ func (c *Client) end() {
 	s.hub.forget(c)
 	c.mu.Lock()
 	c.over = true
-	if c.waiters != nil {
-		close(c.waiters)
+	if c.extras != nil {
+		wake(&c.extras.waiters)
 	}
 	c.mu.Unlock()
 	s.opts.log.Debug("gows: disconnected", "app", c.App, "client", c.ClientID, "conn", c.ConnID, "remote", c.remote,

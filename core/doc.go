@@ -26,13 +26,14 @@
 //	app.go         push, send, kick: what Service can do
 //	driver.go      the seam to the other nodes          node.go     what drivers call
 //	hub.go         who is here                          interest.go what this node receives from others
-//	channel.go     turns: one slice for all subscribers
+//	channel.go     who is subscribed, what is pending  turn.go     one slice for all subscribers
 //	outbox.go      to the kernel, or what waits for it
 //	sweeper.go     pings, expiry, peers that vanished   service.go  Run and Shutdown
 //
 // # Concurrency
 //
-// Goroutines: a reader per connection, which runs its hooks; a turn per channel that has something to write; a drainer per
+// Goroutines: a reader per connection, which runs its hooks; a turn per channel that has something to write, unless
+// the publisher or its reader runs it; a drainer per
 // connection with a backlog; one leave per connection closed from this side; and the sweeper, the janitor and the keeper
 // of sessions of the service. Shutdown waits for all of them. A hook of Auth that hangs is the one thing left behind.
 //

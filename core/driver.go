@@ -102,6 +102,8 @@ type Publication struct {
 	Topic   Topic
 	Payload []byte   // the JSON text as subscribers get it
 	Except  []string // ConnIDs that do not get it
+
+	owed *owed // set by a publisher that can run the turn itself
 }
 
 // Member is a connection in a channel, as Members lists it.

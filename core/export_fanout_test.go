@@ -58,7 +58,8 @@ func PendingBytes(s *Service, channel string) int {
 // AttachStub connects a client without a peer: took is handed every write, and all of it counts as written.
 func AttachStub(s *Service, clientID string, took func(p []byte)) *Client {
 	stub := &stubSocket{took: took, closed: make(chan struct{})}
-	c := newClient(&Ticket{app: s.app, provider: s.providerOf(""), clientID: clientID}, stub)
+	c := newClient(&Ticket{app: s.app, provider: s.providerOf(""), clientID: clientID})
+	c.socket = stub
 	if !s.enter() {
 		return nil
 	}

@@ -13,7 +13,7 @@ type hub struct {
 	seed   maphash.Seed
 	shards [shards]shard
 
-	slots chan struct{}  // see channel.turn
+	slots chan struct{}  // see inSlots
 	turns sync.WaitGroup // one for each running turn
 
 	quietMu sync.Mutex // guards quiet

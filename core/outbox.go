@@ -161,17 +161,18 @@ func (c *Client) answer(text []byte) {
 		return
 	}
 	c.sent++
-	if c.answers == nil {
+	r := c.reading
+	if r == nil {
 		w := getWriter()
 		c.writeLocked(w, frame.AppendText(nil, text))
 		w.free()
 		return
 	}
-	if len(*c.answers) == 0 {
+	if len(r.answers) == 0 {
 		c.answered = c.app.s.millis()
 	}
-	*c.answers = frame.AppendText(*c.answers, text)
-	if len(*c.answers) > largeChunk {
+	r.answers = frame.AppendText(r.answers, text)
+	if len(r.answers) > largeChunk {
 		c.flushLocked()
 	}
 }
@@ -254,11 +255,12 @@ func (c *Client) tryLocked(w *writer, p []byte) []byte {
 
 // flushLocked writes the answers gathered so far.
 func (c *Client) flushLocked() {
-	if c.answers == nil || len(*c.answers) == 0 {
+	r := c.reading
+	if r == nil || len(r.answers) == 0 {
 		return
 	}
-	p := *c.answers
-	*c.answers = p[:0]
+	p := r.answers
+	r.answers = p[:0]
 	w := getWriter()
 	c.writeLocked(w, p)
 	w.free()
@@ -357,13 +359,13 @@ func (c *Client) shutLocked(code int, reason string) error {
 // endLocked marks the client: from now on nothing but the close frame is written to it.
 func (c *Client) endLocked(why *CloseError) {
 	c.ended = why
-	if c.extras != nil && c.extras.cancel != nil {
+	if c.extras == nil {
+		return
+	}
+	if c.extras.cancel != nil {
 		c.extras.cancel(why)
 	}
-	if c.opened != nil {
-		close(c.opened)
-		c.opened = nil
-	}
+	wake(&c.extras.opened)
 }
 
 func (c *Client) sayCloseLocked(code int, reason string) {
@@ -390,9 +392,8 @@ func (c *Client) loseLocked(err error) {
 
 // wakeLocked tells a reader that waits for the backlog to leave.
 func (c *Client) wakeLocked() {
-	if c.flushed != nil {
-		close(c.flushed)
-		c.flushed = nil
+	if c.extras != nil {
+		wake(&c.extras.flushed)
 	}
 }
 

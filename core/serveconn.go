@@ -46,7 +46,8 @@ func (s *Service) ServeConn(conn Conn, h *Handshake) error {
 	if !s.enter() {
 		return s.refuseConn(conn, h, refuse(CloseRestart, "restarting"))
 	}
-	c := newClient(t, &upgraded{socket: newSocket(nc), conn: conn})
+	c := newClient(t)
+	c.socket = &upgraded{socket: newSocket(nc, &c.own), conn: conn}
 	conn.SetReadLimit(0) // its own error would not name the limit
 	conn.SetPingHandler(func(data string) error {
 		c.heard()

@@ -57,7 +57,7 @@ func (c *Client) numbered(number uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.number = number
-	if number < c.superseded {
+	if x := c.extras; x != nil && number < x.superseded {
 		_ = c.shutLocked(CloseReplaced, "replaced by a newer connection")
 	}
 }
@@ -181,8 +181,12 @@ func (c *Client) recheck(ctx context.Context, link Link) error {
 func (c *Client) replaceBelow(number uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.superseded = max(c.superseded, number)
-	if c.number == 0 || c.number >= number {
+	if c.number >= number {
+		return false
+	}
+	if c.number == 0 {
+		x := c.extrasLocked()
+		x.superseded = max(x.superseded, number)
 		return false
 	}
 	return c.shutLocked(CloseReplaced, "replaced by a newer connection") == nil
@@ -216,10 +220,11 @@ func (c *Client) ending(number uint64) <-chan struct{} {
 	if c.number >= number || c.ended == nil || c.over {
 		return nil
 	}
-	if c.waiters == nil {
-		c.waiters = make(chan struct{})
+	x := c.extrasLocked()
+	if x.waiters == nil {
+		x.waiters = make(chan struct{})
 	}
-	return c.waiters
+	return x.waiters
 }
 
 // replacements counts how often client ids are replaced: two tabs that replace each other for ever are a mistake in the

@@ -26,10 +26,10 @@ type socket interface {
 	abort()
 }
 
-// newSocket takes over nc: plain TCP and Unix sockets where the system can, else any connection.
-func newSocket(nc net.Conn) socket {
-	if s := newRawSocket(nc); s != nil {
-		return s
+// newSocket takes over nc: plain TCP and Unix sockets where the system can, in raw, else any connection.
+func newSocket(nc net.Conn, raw *rawSocket) socket {
+	if raw.take(nc) {
+		return raw
 	}
 	return &stream{nc: nc}
 }

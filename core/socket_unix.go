@@ -14,14 +14,14 @@ import (
 
 // rawSocket reads without a buffer of its own and writes without waiting, on the descriptor of a plain connection.
 type rawSocket struct {
-	nc  net.Conn
 	raw syscall.RawConn
+	nc  net.Conn
 
 	// Of the reader: the pooled buffer it holds while it has bytes, and what the last read brought.
 	readOnce func(fd uintptr) bool // tryRead, bound once
 	buf      *[]byte
-	n        int
-	err      error
+	n        int // 0: the peer has ended, unless there is an errno
+	errno    syscall.Errno
 }
 
 // readBytes is the size of the pooled buffers. A larger message is gathered by the parser.
@@ -32,21 +32,23 @@ var readBuffers = sync.Pool{New: func() any {
 	return &b
 }}
 
-// newRawSocket returns nil for connections it cannot serve.
-func newRawSocket(nc net.Conn) socket {
+// take makes s the socket on nc, unless nc is a connection it cannot serve.
+func (s *rawSocket) take(nc net.Conn) bool {
 	_, duplicated := nc.(*duplicated)
 	if !duplicated && !plain(nc) {
-		return nil
+		return false
 	}
 	raw, err := nc.(syscall.Conn).SyscallConn() //nolint:errcheck // all of these are a syscall.Conn
 	if err != nil {
-		return nil
+		return false
 	}
 	boundKernelBuffer(raw)
-	s := &rawSocket{nc: nc, raw: raw}
-	s.readOnce = s.tryRead
-	return s
+	s.raw, s.nc, s.readOnce = raw, nc, s.tryRead
+	return true
 }
+
+// ready reports whether s serves a connection.
+func (s *rawSocket) ready() bool { return s.raw != nil }
 
 // duplicated is a connection on a duplicate of another one's descriptor: less than net.FileConn would make of it, which
 // duplicates once more and keeps both addresses.
@@ -105,8 +107,11 @@ func (s *rawSocket) read() ([]byte, error) {
 	if err := s.raw.Read(s.readOnce); err != nil {
 		return nil, err
 	}
-	if s.err != nil {
-		return nil, s.err
+	switch {
+	case s.errno != 0:
+		return nil, s.errno
+	case s.n == 0:
+		return nil, io.EOF
 	}
 	return (*s.buf)[:s.n], nil
 }
@@ -123,13 +128,12 @@ func (s *rawSocket) tryRead(fd uintptr) bool {
 			readBuffers.Put(buf)
 			return false
 		case n > 0:
-			s.buf, s.n, s.err = buf, n, nil
+			s.buf, s.n = buf, n
 			return true
-		case err == nil:
-			err = io.EOF
 		}
 		readBuffers.Put(buf)
-		s.err = err
+		s.n = 0
+		s.errno, _ = err.(syscall.Errno) //nolint:errcheck,errorlint // that is what read(2) returns; nil is 0
 		return true
 	}
 }

@@ -138,16 +138,17 @@ func (c *Client) unsubscribe(ctx context.Context, channels []string) error {
 // reader, and returns to both when it is done.
 func (c *Client) leave() {
 	c.mu.Lock()
-	done := c.left
+	x := c.extrasLocked()
+	done := x.left
 	if done == nil {
-		c.left = make(chan struct{})
+		x.left = make(chan struct{})
 	}
 	c.mu.Unlock()
 	if done != nil { // no sync.Once: in a synctest bubble no time passes while somebody waits for a lock
 		<-done
 		return
 	}
-	defer close(c.left)
+	defer close(x.left)
 	s := c.app.s
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 	defer cancel()

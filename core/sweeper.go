@@ -54,7 +54,7 @@ func (c *Client) check(every time.Duration) {
 	case c.ended != nil:
 	case c.expires != 0 && time.Now().Unix() >= c.expires:
 		_ = c.shutLocked(CloseExpired, "the token has expired")
-	case c.hookTick != 0 || c.answers != nil: // its reader waits for the hook, or for the driver: the silence is ours
+	case c.hookTick != 0 || c.reading != nil: // its reader waits for the hook, or for the driver: the silence is ours
 		c.heardTick.Store(now)
 		c.flushLocked()
 		if ran := time.Duration(now-c.hookTick) * every; c.hookTick != 0 && ran >= hookWarning && !c.hookLogged {

@@ -134,6 +134,10 @@ func (c *Client) verbPublish(m *Message, asked question) error {
 		return ErrClosed
 	}
 	p := Publication{Topic: Topic{c.App, m.Channel}, Payload: text.in(m.Channel)}
+	if r := c.reading; r != nil && r.last { // only this goroutine sets it
+		p.owed = new(owed)
+		r.owed = p.owed
+	}
 	c.app.s.stats.published.Add(1)
 	err = link.Publish(ctx, p, func(err error) {
 		if err != nil {
@@ -156,7 +160,7 @@ func (c *Client) mayPublish() bool {
 	defer c.mu.Unlock()
 	for c.ended == nil && c.open >= openPublishes {
 		opened := make(chan struct{})
-		c.opened = opened
+		c.extrasLocked().opened = opened
 		c.mu.Unlock()
 		<-opened // closed by the answer to come, which the driver owes, or by the end
 		c.mu.Lock()
@@ -169,9 +173,8 @@ func (c *Client) published() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.open--
-	if c.opened != nil {
-		close(c.opened)
-		c.opened = nil
+	if c.extras != nil {
+		wake(&c.extras.opened)
 	}
 }
 
@@ -239,7 +242,7 @@ func (c *Client) call(name string, hook func() error) (err error) {
 	}
 	c.hookTick = s.tick.Load()
 	c.hookLogged = false
-	if c.answers != nil && len(*c.answers) > 0 && s.millis()-c.answered > answerDelay {
+	if c.reading != nil && len(c.reading.answers) > 0 && s.millis()-c.answered > answerDelay {
 		c.flushLocked()
 	}
 	c.mu.Unlock()

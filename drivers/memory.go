@@ -16,33 +16,27 @@ func NewMemoryDriver() core.Driver {
 	return &memory{
 		links:  map[string]*memoryLink{},
 		topics: map[core.Topic][]*memoryLink{},
-		joined: map[presence][]presenceConn{},
-		counts: map[core.Topic]int{},
+		joined: map[core.Topic]map[string]*presenceConn{},
 	}
 }
 
 // memory asks the nodes themselves for everything but what must be decided in one place: who is interested, who is the
 // first or last of a client id in a topic, and the numbers.
 type memory struct {
-	mu     sync.RWMutex                 // guards the next four; not held while a node is called
+	mu     sync.RWMutex                 // guards the next three; not held while a node is called
 	links  map[string]*memoryLink       // by the id of the node
 	topics map[core.Topic][]*memoryLink // replaced, never changed: Publish reads them without the lock
-	joined map[presence][]presenceConn
-	counts map[core.Topic]int // client ids
+	joined map[core.Topic]map[string]*presenceConn // by the client id
 
 	numbers sync.Mutex // guards number, and is held until its connection has it: the next one's Find shows this one
 	number  uint64
 }
 
-type presence struct {
-	topic    core.Topic
-	clientID string
-}
-
-// presenceConn is a connection of a client id in a topic.
+// presenceConn is a connection of a client id in a topic. Most have one: a list of pointers is smaller than a slice.
 type presenceConn struct {
 	id   string
 	link *memoryLink
+	next *presenceConn
 }
 
 // memoryLink is one node's end, or that of a publisher, whose node is nil.
@@ -200,14 +194,17 @@ func (l *memoryLink) Join(_ context.Context, m core.Member, topics ...core.Topic
 		return nil, err
 	}
 	for _, t := range topics {
-		key := presence{t, m.ClientID}
-		conns := d.joined[key]
-		if slices.ContainsFunc(conns, func(c presenceConn) bool { return c.id == m.ConnID }) {
+		ids := d.joined[t]
+		if ids == nil {
+			ids = map[string]*presenceConn{}
+			d.joined[t] = ids
+		}
+		others := ids[m.ClientID]
+		if others.has(m.ConnID) {
 			continue
 		}
-		d.joined[key] = append(conns, presenceConn{m.ConnID, l})
-		if len(conns) == 0 {
-			d.counts[t]++
+		ids[m.ClientID] = &presenceConn{m.ConnID, l, others}
+		if others == nil {
 			first = append(first, t)
 		}
 	}
@@ -222,7 +219,7 @@ func (l *memoryLink) Leave(_ context.Context, m core.Member, topics ...core.Topi
 		return nil, core.ErrClosed
 	}
 	for _, t := range topics {
-		if d.partLocked(presence{t, m.ClientID}, func(c presenceConn) bool { return c.id == m.ConnID }) {
+		if d.partLocked(t, m.ClientID, func(c *presenceConn) bool { return c.id == m.ConnID }) {
 			last = append(last, t)
 		}
 	}
@@ -231,21 +228,41 @@ func (l *memoryLink) Leave(_ context.Context, m core.Member, topics ...core.Topi
 
 // partLocked takes those connections of a client id that are meant out of a topic, and reports whether none is left that was
 // there.
-func (d *memory) partLocked(key presence, meant func(presenceConn) bool) (last bool) {
-	conns := d.joined[key]
-	rest := slices.DeleteFunc(conns, meant)
-	switch {
-	case len(conns) == 0:
-		return false
-	case len(rest) > 0:
-		d.joined[key] = rest
+func (d *memory) partLocked(t core.Topic, clientID string, meant func(*presenceConn) bool) (last bool) {
+	ids := d.joined[t]
+	conns, there := ids[clientID]
+	if !there {
 		return false
 	}
-	delete(d.joined, key)
-	if d.counts[key.topic]--; d.counts[key.topic] == 0 {
-		delete(d.counts, key.topic)
+	if rest := conns.without(meant); rest != nil {
+		ids[clientID] = rest
+		return false
+	}
+	delete(ids, clientID)
+	if len(ids) == 0 {
+		delete(d.joined, t)
 	}
 	return true
+}
+
+func (c *presenceConn) has(id string) bool {
+	for ; c != nil; c = c.next {
+		if c.id == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *presenceConn) without(meant func(*presenceConn) bool) *presenceConn {
+	for at := &c; *at != nil; {
+		if meant(*at) {
+			*at = (*at).next
+		} else {
+			at = &(*at).next
+		}
+	}
+	return c
 }
 
 func (l *memoryLink) Members(_ context.Context, topic core.Topic, limit int) ([]core.Member, error) {
@@ -275,7 +292,7 @@ func (l *memoryLink) Count(_ context.Context, topic core.Topic) (int, error) {
 	if l.closed {
 		return 0, core.ErrClosed
 	}
-	return d.counts[topic], nil
+	return len(d.joined[topic]), nil
 }
 
 func (l *memoryLink) Find(_ context.Context, app, clientID string) ([]core.Member, error) {
@@ -338,8 +355,10 @@ func (d *memory) leaveLocked(l *memoryLink) {
 			d.forgetLocked(t, l)
 		}
 	}
-	for key := range d.joined {
-		d.partLocked(key, func(c presenceConn) bool { return c.link == l })
+	for t, ids := range d.joined {
+		for clientID := range ids {
+			d.partLocked(t, clientID, func(c *presenceConn) bool { return c.link == l })
+		}
 	}
 }
 
