@@ -133,14 +133,16 @@ func (h *Handshake) askedApp() string {
 
 // authenticate asks the provider who this is.
 func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (map[string]any, error) {
-	ask := func(context.Context) (map[string]any, error) { return p.Auth(h.Token) }
+	ask := func() (map[string]any, error) { return p.Auth(h.Token) }
 	if p.Authenticate != nil {
-		ask = func(ctx context.Context) (map[string]any, error) { return p.Authenticate(ctx, h) }
+		ask = func() (map[string]any, error) {
+			ctx, cancel := context.WithTimeout(ctx, s.opts.auth)
+			defer cancel()
+			return p.Authenticate(ctx, h)
+		}
 	} else if p.Auth == nil {
 		return nil, refuse(http.StatusUnauthorized, "unauthorized")
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.opts.auth)
-	defer cancel()
 	type answer struct {
 		identity map[string]any
 		err      error
@@ -157,13 +159,17 @@ func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (
 			}
 			answered <- a
 		}()
-		a.identity, a.err = ask(ctx)
+		a.identity, a.err = ask()
 	}()
+	timeout := time.NewTimer(s.opts.auth)
+	defer timeout.Stop()
 	select {
 	case a := <-answered:
 		return a.identity, a.err
+	case <-timeout.C:
+		return nil, fmt.Errorf("gows: Auth did not return in %v: %w", s.opts.auth, context.DeadlineExceeded)
 	case <-ctx.Done():
-		return nil, fmt.Errorf("gows: Auth did not return in %v: %w", s.opts.auth, ctx.Err())
+		return nil, fmt.Errorf("gows: the client did not wait for Auth: %w", ctx.Err())
 	}
 }
 

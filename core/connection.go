@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -61,8 +62,10 @@ func newClient(t *Ticket) *Client {
 func (c *Client) arrive() {
 	s := c.app.s
 	c.heardTick.Store(s.tick.Load())
-	s.log().Debug("gows: connected", "app", c.App, "client", c.ClientID, "conn", c.ConnID, "remote", c.remote)
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	if log := s.opts.log; log.Enabled(context.Background(), slog.LevelDebug) {
+		log.Debug("gows: connected", "app", c.App, "client", c.ClientID, "conn", c.ConnID, "remote", c.remote)
+	}
+	ctx, cancel := s.soon()
 	defer cancel()
 	err := c.register(ctx)
 	if err == nil {
@@ -291,8 +294,10 @@ func (c *Client) end() {
 		wake(&c.extras.waiters)
 	}
 	c.mu.Unlock()
-	s.opts.log.Debug("gows: disconnected", "app", c.App, "client", c.ClientID, "conn", c.ConnID, "remote", c.remote,
-		"code", ended.Code, "reason", ended.Reason, "duration", time.Since(time.UnixMilli(c.since)),
-		"sent", sent, "dropped", dropped)
+	if log := s.opts.log; log.Enabled(context.Background(), slog.LevelDebug) {
+		log.Debug("gows: disconnected", "app", c.App, "client", c.ClientID, "conn", c.ConnID, "remote", c.remote,
+			"code", ended.Code, "reason", ended.Reason, "duration", time.Since(time.UnixMilli(c.since)),
+			"sent", sent, "dropped", dropped)
+	}
 	s.exit()
 }
