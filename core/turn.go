@@ -14,8 +14,13 @@ const (
 	someClients = 1024 // up to so many, a reader writes it that has nothing else to do
 )
 
-// slotClients is how many clients a slot of the node is for.
-const slotClients = 256
+// A turn over more than smallClients takes one of the node's slots for every slotClients of them: one processor always
+// stays free for reading, hooks and small channels, and large channels take turns. It takes the slot before the batch, so
+// that a batch grows while others have theirs.
+const (
+	smallClients = 64
+	slotClients  = 256
+)
 
 // beginLocked reports whether the caller has to begin a turn: none is running.
 func (ch *channel) beginLocked() bool {
@@ -105,8 +110,13 @@ func (ch *channel) turn(limit int) (over bool) {
 	w := getWriter()
 	defer w.free()
 	for ; limit != 0; limit-- {
+		slots := slots{free: ch.hub.slots}
+		if ch.size() > smallClients {
+			slots.take()
+		}
 		b, subs := ch.take()
 		if b == nil {
+			slots.give()
 			return true
 		}
 		if ch.rules.Slow == Latest {
@@ -114,9 +124,9 @@ func (ch *channel) turn(limit int) (over bool) {
 		}
 		d := delivery{batch: b, writer: w}
 		if ch.topic.Channel == "" {
-			inSlots(ch.hub, ch.hub.everybody(ch.topic.App), d.toClients)
+			inSlots(&slots, ch.hub.everybody(ch.topic.App), d.toClients)
 		} else {
-			inSlots(ch.hub, subs, d.toSubscribers)
+			inSlots(&slots, subs, d.toSubscribers)
 		}
 		ch.hub.s.stats.delivered.Add(d.sent)
 		ch.hub.s.stats.dropped.Add(d.dropped)
@@ -128,20 +138,39 @@ func (ch *channel) turn(limit int) (over bool) {
 	return ch.overLocked()
 }
 
-// inSlots takes one of the node's slots for every 256 clients of a large channel: one processor always stays free for
-// reading, hooks and small channels, and large channels take turns.
-func inSlots[T any](h *hub, all []T, write func([]T)) {
-	if len(all) <= slotClients {
-		write(all)
-		return
+// slots is the one slot of the node that a turn holds, or not.
+type slots struct {
+	free chan struct{}
+	held bool
+}
+
+func (s *slots) take() {
+	s.free <- struct{}{}
+	s.held = true
+}
+
+func (s *slots) give() {
+	if s.held {
+		<-s.free
+		s.held = false
 	}
-	for len(all) > 0 {
-		some := all[:min(len(all), slotClients)]
-		all = all[len(some):]
-		h.slots <- struct{}{}
-		write(some)
-		<-h.slots
+}
+
+// inSlots writes to all, a slot's clients at a time.
+func inSlots[T any](s *slots, all []T, write func([]T)) {
+	for len(all) > slotClients {
+		if !s.held {
+			s.take()
+		}
+		write(all[:slotClients])
+		all = all[slotClients:]
+		s.give()
 	}
+	if len(all) > smallClients && !s.held {
+		s.take()
+	}
+	write(all)
+	s.give()
 }
 
 func (ch *channel) keepLast(b *batch) {
