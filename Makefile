@@ -6,20 +6,27 @@ DEPS ?= gcc chromium redis-server
 TESTFLAGS ?= -count=1 -timeout=5m
 # For each fuzz target.
 FUZZTIME ?= 5s
-# Which benchmarks make bench runs, and how often.
+# Which Go benchmarks make gobench runs, and how often.
 BENCH ?= .
 COUNT ?= 1
+# What make bench compares, how often and how long each; with neither SCENARIOS nor SERVERS all, which takes 40 minutes.
+SCENARIOS ?=
+SERVERS ?=
+ROUNDS ?= 7
+LENGTH ?= 1s
+# Where it writes its tables, charts and results.json.
+OUT ?= .tmp/bench
 GOLANGCI_VERSION ?= 2.15.0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test deps format tidy vet lint cross benchonce fuzz submodules race bench run fmt
+.PHONY: help test deps format tidy vet lint cross benchonce fuzz submodules race guard gobench bench scale run fmt
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 14
 
 # The cheap and the strict first; the tests last, so that their result is what stands at the end.
-test: deps format tidy vet lint cross benchonce fuzz submodules race ## Everything that CI runs
+test: deps format tidy vet lint cross benchonce fuzz guard submodules race ## Everything that CI runs
 
 deps: ## Install what the tests need (Debian as root), or say what is missing
 	@.ci/deps $(DEPS)
@@ -32,6 +39,7 @@ tidy: ## Check that each go.mod is what go mod tidy makes of it
 
 vet: ## go vet, all modules
 	go vet work
+	cd e2e/bench && GOWORK=off go vet ./...
 
 lint: ## golangci-lint, all modules; builds it on first use
 	@lint=$$(.ci/lint $(GOLANGCI_VERSION)) && .ci/each "$$lint" run --allow-parallel-runners
@@ -55,10 +63,22 @@ submodules: # without the workspace, as a user's build sees them: no module may 
 	@.ci/each --sub env GOWORK=off go vet ./...
 	@.ci/each --sub env GOWORK=off go test -p 1 $(TESTFLAGS) ./... # one package at a time: e2e/crowd measures latency
 
-race: ## The tests under the race detector, all modules
+race: ## The tests under the race detector, all modules but e2e/bench
 	go test -race $(TESTFLAGS) work
 
-bench: ## Benchmarks with allocations: make bench BENCH=Publish COUNT=10
+# It is alone on the machine: it measures. The race detector is for what runs goroutines of its own.
+guard: ## The tests of e2e/bench, and whether anything costs much more than it did
+	cd e2e/bench && GOWORK=off go test -race -p 1 $(TESTFLAGS) ./load ./scale
+	cd e2e/bench && GOWORK=off go test -p 1 $(TESTFLAGS) . ./server
+
+bench: ## Compare with other libraries: make bench SCENARIOS='^room' SERVERS=raw,gin,centrifuge ROUNDS=3
+	cd e2e/bench && GOWORK=off go run . -scenarios='$(SCENARIOS)' -servers='$(SERVERS)' -rounds=$(ROUNDS) -length=$(LENGTH) \
+		-out='$(abspath $(OUT))'
+
+scale: ## 100,000 connections on this machine: make scale SCALEFLAGS='-connections 20000'
+	cd e2e/bench && GOWORK=off go run ./scale $(SCALEFLAGS)
+
+gobench: ## Go benchmarks with allocations: make gobench BENCH=Publish COUNT=10
 	go test -run='^$$' -bench='$(BENCH)' -benchmem -count=$(COUNT) ./...
 
 run: ## Start the chat: make run ARGS='-addr :9000'

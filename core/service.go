@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"runtime"
 	"strings"
 	"sync"
@@ -463,8 +462,6 @@ func insideHook() bool {
 
 // millis is a coarse clock for what must be small.
 func (s *Service) millis() uint32 { return uint32(time.Since(s.made).Milliseconds()) }
-
-func (s *Service) log() *slog.Logger { return s.opts.log }
 
 // running are the services that run, oldest first.
 var running registry

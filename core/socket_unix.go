@@ -133,7 +133,7 @@ func (s *rawSocket) tryRead(fd uintptr) bool {
 		}
 		readBuffers.Put(buf)
 		s.n = 0
-		s.errno, _ = err.(syscall.Errno) //nolint:errcheck,errorlint // that is what read(2) returns; nil is 0
+		s.errno, _ = err.(syscall.Errno) //nolint:errorlint // that is what read(2) returns; nil is 0
 		return true
 	}
 }

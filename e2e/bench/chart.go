@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"image/color"
 	"slices"
 
@@ -16,7 +15,7 @@ var (
 	floorColor = color.RGBA{0xd0, 0xd7, 0xde, 0xff}
 )
 
-// draw writes a bar chart of the first column.
+// draw writes a bar chart of the first column, if there is anything to show.
 func draw(o Outcome, path string) error {
 	p := plot.New()
 	what := o.Columns[0]
@@ -25,6 +24,9 @@ func draw(o Outcome, path string) error {
 	p.X.Min = 0
 	var names []string
 	standings := slices.DeleteFunc(slices.Clone(o.Servers), func(s *Standing) bool { return len(s.Rounds) == 0 })
+	if len(standings) == 0 {
+		return nil
+	}
 	slices.Reverse(standings) // the axis goes upwards
 	for i, s := range standings {
 		v := s.Medians[what]
@@ -51,9 +53,6 @@ func draw(o Outcome, path string) error {
 		p.Add(bar, labels)
 		p.X.Max = max(p.X.Max, v*1.12)
 		names = append(names, s.Server)
-	}
-	if len(names) == 0 {
-		return fmt.Errorf("nothing was measured")
 	}
 	p.NominalY(names...)
 	p.X.Tick.Marker = plot.TickerFunc(func(low, high float64) []plot.Tick {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/duxweb/go-ws/e2e/bench/server"
@@ -100,7 +101,7 @@ func isHost(name string) bool {
 	return err == nil && s.Library == "go-ws"
 }
 
-// verdict is how a claim stands after a run: the worst host of the worst scenario.
+// verdict is how a claim stands after a run: the worst host of the worst scenario. A host that failed makes it void.
 type verdict struct {
 	holds bool
 	ratio float64
@@ -110,10 +111,13 @@ type verdict struct {
 // judge returns false when nothing was measured that the claim is about.
 func (c claim) judge(r *Report) (v verdict, judged bool) {
 	for _, o := range r.Scenarios {
-		if !contains(c.scenarios, o.Name) {
+		if !slices.Contains(c.scenarios, o.Name) {
 			continue
 		}
 		for _, s := range o.Servers {
+			if isHost(s.Server) && s.Failed != "" {
+				return verdict{where: s.Server + " failed in " + o.Name}, true
+			}
 			than := c.than(o, s)
 			if !isHost(s.Server) || than == 0 || len(s.Rounds) == 0 {
 				continue
@@ -149,13 +153,4 @@ func sayClaims(w io.Writer, r *Report) {
 	if any {
 		fmt.Fprintln(w, b.String())
 	}
-}
-
-func contains(all []string, one string) bool {
-	for _, s := range all {
-		if s == one {
-			return true
-		}
-	}
-	return false
 }

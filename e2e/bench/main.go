@@ -35,6 +35,9 @@ func main() {
 	length := flag.Duration("length", time.Second, "how long one measurement takes")
 	out := flag.String("out", "", "folder to write results.json, tables.md and the charts to")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		exit(fmt.Errorf("%q is no flag: see -help", flag.Arg(0)))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	exit(bench(ctx, *which, *names, *rounds, *length, *out))
@@ -50,13 +53,10 @@ func exit(err error) {
 
 // play plays a part in a run of this program, if that is what it was started for.
 func play(args []string) (played bool, err error) {
-	if len(args) == 0 {
-		return false, nil
-	}
-	switch args[0] {
-	case "load":
+	switch {
+	case len(args) == 1 && args[0] == "load":
 		return true, load.Serve(os.Stdin, os.Stdout)
-	case "serve":
+	case len(args) == 3 && args[0] == "serve":
 		return true, serve(args[1], args[2])
 	}
 	return false, nil
@@ -111,27 +111,30 @@ func bench(ctx context.Context, which, names string, rounds int, length time.Dur
 		Began: time.Now().UTC().Truncate(time.Second), Machine: machine(), Versions: server.Versions(), Rounds: rounds,
 		Length: length.String(),
 	}
+	any := false
 	for _, s := range scenarios {
 		if !wanted.MatchString(s.name) {
 			continue
 		}
-		outcome, err := s.hold(&contest{
+		any = true
+		outcome, failure := s.hold(&contest{
 			ctx: ctx, program: program, servers: servers, rounds: rounds, length: length,
 		})
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+		if failure != nil { // what was measured before is worth something
+			err = fmt.Errorf("%s: %w", s.name, failure)
+			break
 		}
 		report.Scenarios = append(report.Scenarios, outcome)
 		fmt.Printf("## %s\n\n%s\n", s.name, outcome.Table())
 	}
-	if len(report.Scenarios) == 0 {
+	if !any {
 		return errors.New("-scenarios names none")
 	}
 	sayClaims(os.Stdout, report)
-	if out == "" {
-		return nil
+	if out != "" {
+		err = errors.Join(err, publish(report, out))
 	}
-	return publish(report, out)
+	return err
 }
 
 // hold runs a scenario.
@@ -148,16 +151,19 @@ func (s scenario) hold(c *contest) (Outcome, error) {
 
 // publish writes the report to a folder.
 func publish(r *Report, folder string) error {
+	if err := r.write(filepath.Join(folder, "results.json")); err != nil {
+		return err
+	}
 	var b strings.Builder
+	fmt.Fprintf(&b, "# All tables\n\nWritten by `make bench` on %s: %s, %d cores, %s, Linux %s, %s; %d rounds of %s. What they mean: [benchmarks](../benchmarks.md).\n\n",
+		r.Began.Format(time.DateOnly), r.Machine.CPU, r.Machine.Cores, r.Machine.Memory, r.Machine.Kernel, r.Machine.Go, r.Rounds, r.Length)
 	for _, o := range r.Scenarios {
-		b.WriteString(o.Table() + "\n")
+		fmt.Fprintf(&b, "## %s\n\n`make bench SCENARIOS='^%s$'`\n\n%s\n![%s](%s.svg)\n\n", o.Name, o.Name, o.Table(), o.Title, o.Name)
 		if err := draw(o, filepath.Join(folder, o.Name+".svg")); err != nil {
 			return fmt.Errorf("chart of %s: %w", o.Name, err)
 		}
 	}
+	b.WriteString("## What holds\n\n")
 	sayClaims(&b, r)
-	if err := os.WriteFile(filepath.Join(folder, "tables.md"), []byte(b.String()), 0o644); err != nil { //nolint:gosec // published
-		return err
-	}
-	return r.write(filepath.Join(folder, "results.json"))
+	return os.WriteFile(filepath.Join(folder, "tables.md"), []byte(b.String()), 0o644)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -33,7 +34,7 @@ type Outcome struct {
 type Standing struct {
 	Server  string
 	Failed  string               `json:",omitempty"` // why there are no more rounds
-	Medians map[metric]float64   // of the rounds
+	Medians map[metric]float64   // of the rounds; of lost and closed the worst
 	Rounds  []map[metric]float64 `json:",omitempty"`
 }
 
@@ -55,10 +56,10 @@ func (s *Standing) settle() {
 		slices.Sort(all)
 		s.Medians[m] = (all[(len(all)-1)/2] + all[len(all)/2]) / 2
 	}
-	// What was lost is a fact in every round.
+	// What was lost, or came twice, is a fact in every round.
 	for _, m := range []metric{lost, closed} {
 		if all := values[m]; len(all) > 0 {
-			s.Medians[m] = all[len(all)-1]
+			s.Medians[m] = slices.MaxFunc(all, func(a, b float64) int { return cmp.Compare(math.Abs(a), math.Abs(b)) })
 		}
 	}
 }
@@ -119,7 +120,7 @@ func number(v float64) string {
 		unit := math.Pow(10, math.Floor(math.Log10(math.Abs(v)))-2)
 		return grouped(int(math.Round(v/unit) * unit))
 	case math.Abs(v) >= 100:
-		return strconv.FormatFloat(v, 'f', 0, 64)
+		return grouped(int(math.Round(v)))
 	case math.Abs(v) >= 10:
 		return strconv.FormatFloat(v, 'f', 1, 64)
 	}
@@ -156,7 +157,7 @@ func (r *Report) write(path string) error {
 	if err != nil {
 		return fmt.Errorf("results: %w", err)
 	}
-	return os.WriteFile(path, append(text, '\n'), 0o644) //nolint:gosec // it is published
+	return os.WriteFile(path, append(text, '\n'), 0o644)
 }
 
 // Machine is what the figures were measured on.

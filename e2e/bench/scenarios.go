@@ -26,7 +26,7 @@ const (
 	allocs   metric = "allocs"   // allocations of the server for each message, all its deliveries included
 	memory   metric = "memory"   // bytes of resident memory for each connection
 	connects metric = "connects" // connections per second
-	lost     metric = "lost"     // deliveries that did not come
+	lost     metric = "lost"     // deliveries that did not come; below 0 when some came twice
 	closed   metric = "closed"   // clients that the server has closed
 	alone    metric = "alone"    // p99 without what disturbs
 )
@@ -92,12 +92,12 @@ var scenarios = []scenario{
 	{
 		"idle", "5,000 connections, authenticated and in one of 100 channels",
 		[]metric{memory, connects},
-		idle(5000, 7),
+		idle(5000),
 	},
 	{
 		"idle-15000", "15,000 connections, authenticated and in one of 100 channels",
 		[]metric{memory, connects},
-		idle(15_000, 3),
+		atMost(3, idle(15_000)),
 	},
 	{
 		"cluster", "two nodes and Redis: one channel of 1,000, published on the other node, one message in flight",
@@ -126,8 +126,9 @@ func broadcast(name string, clients, channels, window, size int) scenario {
 	if channels > 1 {
 		where = fmt.Sprintf("%s channels of %s", grouped(channels), grouped(clients/channels))
 	}
-	return scenario{
-		name, fmt.Sprintf("%s, %s of %s in flight", where, flying, bytesOf(size)), columns,
-		fanOut(load.Plan{Clients: clients, Channels: channels}, load.Task{Size: size, Window: window}),
+	run := fanOut(load.Plan{Clients: clients, Channels: channels}, load.Task{Size: size, Window: window})
+	if clients*window > 100_000 { // so many deliveries are on their way at the end of each measurement
+		run = atMost(3, run)
 	}
+	return scenario{name, fmt.Sprintf("%s, %s of %s in flight", where, flying, bytesOf(size)), columns, run}
 }

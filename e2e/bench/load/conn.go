@@ -153,10 +153,9 @@ func (c *conn) flush() (all bool, err error) {
 	return true, nil
 }
 
-// listener is told what a connection hears: pieces of the payloads of data frames, and that the server closes.
+// listener is told what a connection hears: pieces of the payloads of data frames.
 type listener interface {
 	heard(c *conn, piece []byte)
-	closing(c *conn, code int)
 }
 
 // feed walks the frames in what was read, and answers pings.
@@ -164,13 +163,8 @@ func (c *conn) feed(b []byte, to listener) {
 	for len(b) > 0 {
 		if c.left > 0 {
 			n := min(c.left, uint64(len(b)))
-			switch c.opcode {
-			case 0, opText, opText + 1:
+			if c.opcode < opClose { // the control frames begin there
 				to.heard(c, b[:n])
-			case opClose:
-				if n >= 2 {
-					to.closing(c, int(binary.BigEndian.Uint16(b)))
-				}
 			}
 			c.left -= n
 			b = b[n:]
@@ -203,12 +197,9 @@ func (c *conn) feed(b []byte, to listener) {
 type ignore struct{}
 
 func (ignore) heard(*conn, []byte) {}
-func (ignore) closing(*conn, int)  {}
 
 // found is a listener that waits for a text.
 type found struct {
-	ignore
-
 	text  []byte
 	seen  []byte
 	there bool

@@ -1,8 +1,8 @@
 package load
 
 import (
-	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -103,7 +103,12 @@ func (c *Crowd) dialAll(to server) error {
 		})
 	}
 	wg.Wait()
-	return errors.Join(failures...)
+	for _, err := range failures { // one says it: the others are most often the same
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // join opens client i and waits until it has subscribed.
@@ -125,7 +130,7 @@ func (c *Crowd) join(to server, i int) (*conn, error) {
 	return client, nil
 }
 
-// watchAll gives to epoll who reads.
+// watchAll gives all to epoll.
 func (c *Crowd) watchAll() (err error) {
 	if c.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("epoll: %w", err)
@@ -138,7 +143,7 @@ func (c *Crowd) watchAll() (err error) {
 	}
 	conns := c.clients
 	if !c.plan.Everyone {
-		conns = append(conns[:len(conns):len(conns)], c.publishers...)
+		conns = append(slices.Clip(conns), c.publishers...)
 	}
 	for i, conn := range conns {
 		if err := unix.SetNonblock(conn.fd, true); err != nil {
@@ -146,13 +151,14 @@ func (c *Crowd) watchAll() (err error) {
 		}
 		conn.number = int32(i)
 		c.conns = append(c.conns, conn)
-		if i < c.plan.Slow {
-			continue
-		}
-		if c.plan.Channels > 0 && i < len(c.clients) {
+		what := uint32(unix.EPOLLIN)
+		switch {
+		case i < c.plan.Slow:
+			what = unix.EPOLLRDHUP // that it is reset, which epoll tells along with this
+		case c.plan.Channels > 0 && i < len(c.clients):
 			c.readers[i%c.plan.Channels]++
 		}
-		if err := c.watch(unix.EPOLL_CTL_ADD, conn.fd, conn.number, unix.EPOLLIN); err != nil {
+		if err := c.watch(unix.EPOLL_CTL_ADD, conn.fd, conn.number, what); err != nil {
 			return err
 		}
 	}

@@ -53,7 +53,7 @@ func (c *Crowd) Measure(t Task) (Result, error) {
 		return Result{}, errors.New("a task needs a window or a rate")
 	}
 	c.measurement = measurement{
-		task: t, number: c.number,
+		task: t, number: c.number, closed: c.closed,
 		text: []byte(string(mark) + strings.Repeat("x", t.Size-1)),
 	}
 	start := c.number
@@ -61,7 +61,7 @@ func (c *Crowd) Measure(t Task) (Result, error) {
 		return Result{}, err
 	}
 	c.times = new(Times)
-	c.lost = 0
+	c.lost, c.expected = 0, c.delivered
 	first, delivered := c.number, c.delivered
 	server, err := cpuOf(t.Pids)
 	if err != nil {
@@ -77,7 +77,8 @@ func (c *Crowd) Measure(t Task) (Result, error) {
 		return Result{}, err
 	}
 	r := Result{
-		Messages: c.number - first, Warming: first - start, Deliveries: c.delivered - delivered, Lost: c.lost, Closed: c.closed, Seconds: seconds,
+		Messages: c.number - first, Warming: first - start, Deliveries: c.delivered - delivered,
+		Lost: c.lost + c.expected - c.delivered, Closed: c.closed, Seconds: seconds,
 	}
 	each := 1 / 1000. / float64(max(1, r.Deliveries))
 	r.ServerCPU, r.ClientCPU = float64(spent-server)*each, float64(ownCPU()-own)*each
@@ -172,7 +173,6 @@ func (c *Crowd) step() {
 		return
 	}
 	before := c.delivered
-	c.now = time.Since(c.begun)
 	for _, e := range events[:max(n, 0)] {
 		if e.Fd == timerNumber {
 			_, _ = unix.Read(c.timer, c.buf[:8]) // how often it has rung does not matter: what is due is known
@@ -182,7 +182,10 @@ func (c *Crowd) step() {
 		if e.Events&unix.EPOLLOUT != 0 {
 			c.resume(conn)
 		}
-		if e.Events&^unix.EPOLLOUT != 0 {
+		switch {
+		case int(e.Fd) < c.plan.Slow:
+			c.gone(conn)
+		case e.Events&^unix.EPOLLOUT != 0:
 			c.read(conn)
 		}
 	}
@@ -226,12 +229,17 @@ func (c *Crowd) read(conn *conn) {
 	n, err := unix.Read(conn.fd, c.buf)
 	switch {
 	case n > 0:
+		c.now = time.Since(c.begun) // of this client, not of all that have something to read
 		conn.feed(c.buf[:n], c)
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
 	default:
-		c.closed++
-		_ = unix.EpollCtl(c.epoll, unix.EPOLL_CTL_DEL, conn.fd, nil)
+		c.gone(conn)
 	}
+}
+
+func (c *Crowd) gone(conn *conn) {
+	c.closed++
+	_ = unix.EpollCtl(c.epoll, unix.EPOLL_CTL_DEL, conn.fd, nil)
 }
 
 // heard counts the marks in a piece of a message. When each delivery is timed it reads what stands behind them, too.
@@ -258,8 +266,6 @@ func (c *Crowd) heard(conn *conn, piece []byte) {
 		}
 	}
 }
-
-func (c *Crowd) closing(*conn, int) {}
 
 // tick makes the timer ring at an interval, or with 0 not any more.
 func (c *Crowd) tick(interval time.Duration) error {

@@ -26,7 +26,7 @@ type Opened struct {
 
 // Task is what a crowd does for one measurement.
 type Task struct {
-	Size   int           // bytes of the text in each message, 16 at least
+	Size   int           // bytes of the text in each message, 15 at least
 	Window int           // messages in flight: the next one leaves when the oldest has reached everybody. 0: no bound
 	Rate   float64       // messages per second. 0: as fast as Window allows
 	Direct bool          // each message goes to the next client alone, by its name
@@ -41,7 +41,7 @@ type Result struct {
 	Warming    int64 // messages before, which do not count
 	Deliveries int64
 	Lost       int64 // what should have arrived and did not; below 0 when more arrived
-	Closed     int64 // clients that the server has closed
+	Closed     int64 // clients that the server has closed since the crowd was opened; of slow ones those that were reset
 	Seconds    float64
 	ServerCPU  float64 // for each delivery, user and system, of all Pids
 	ClientCPU  float64 // for each delivery, of the crowd

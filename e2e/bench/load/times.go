@@ -22,10 +22,10 @@ func (t *Times) Add(d time.Duration) {
 	t.total++
 }
 
-// At returns the duration below which so large a share of all lies, 0.5 for the median, in microseconds. It is 0 when
-// nothing was counted.
+// At returns the duration below which so large a share of all lies, 0.5 for the median and 1 for the longest, in
+// microseconds. It is 0 when nothing was counted.
 func (t *Times) At(share float64) float64 {
-	rank := int64(share * float64(t.total))
+	rank := min(int64(share*float64(t.total)), t.total-1)
 	for i, n := range t.counts {
 		if rank -= n; rank < 0 {
 			return float64(least(i)) / 1000
