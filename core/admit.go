@@ -169,7 +169,7 @@ func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (
 	case <-timeout.C:
 		return nil, fmt.Errorf("gows: Auth did not return in %v: %w", s.opts.auth, context.DeadlineExceeded)
 	case <-ctx.Done():
-		return nil, fmt.Errorf("gows: the client did not wait for Auth: %w", ctx.Err())
+		return nil, fmt.Errorf("gows: the request ended before Auth returned: %w", ctx.Err())
 	}
 }
 

@@ -38,7 +38,9 @@ func (s *Service) Attach(nc net.Conn, leftover []byte, t *Ticket) {
 	early := append([]byte(nil), leftover...)
 	go func() { // ends with the connection; Shutdown waits for its leave
 		c.arrive()
-		if c.consume(early) {
+		open, owed := c.consume(early)
+		owed.pay()
+		if open {
 			c.startReading()
 		} else {
 			c.end()
@@ -102,8 +104,9 @@ func (c *Client) read() {
 			break
 		}
 		c.talked = false
-		open := c.consume(data)
+		open, owed := c.consume(data)
 		c.socket.done()
+		owed.pay()
 		if !open {
 			break
 		}
@@ -137,27 +140,26 @@ func (c *Client) lost(err error) {
 
 var readings = sync.Pool{New: func() any { return &reading{answers: make([]byte, 0, 1<<10)} }}
 
-// consume handles the messages in data and reports whether reading goes on.
-func (c *Client) consume(data []byte) bool {
+// consume handles the messages in data, and reports whether reading goes on and which turn is to be run before.
+func (c *Client) consume(data []byte) (open bool, turn *owed) {
 	if len(data) == 0 {
-		return true
+		return true, nil
 	}
 	c.heard()
 	r := readings.Get().(*reading) //nolint:errcheck // the pool holds nothing else
 	c.mu.Lock()
 	c.reading = r
 	c.mu.Unlock()
-	open := c.handle(data, r)
+	open = c.handle(data, r)
 	c.mu.Lock()
 	c.flushLocked()
 	c.reading = nil
 	c.mu.Unlock()
-	r.owed.pay()
-	r.owed = nil
+	turn, r.owed = r.owed, nil
 	if cap(r.answers) <= 2*largeChunk {
 		readings.Put(r)
 	}
-	return open
+	return open, turn
 }
 
 // heard notes a sign of life.

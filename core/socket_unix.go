@@ -128,7 +128,7 @@ func (s *rawSocket) tryRead(fd uintptr) bool {
 			readBuffers.Put(buf)
 			return false
 		case n > 0:
-			s.buf, s.n = buf, n
+			s.buf, s.n, s.errno = buf, n, 0
 			return true
 		}
 		readBuffers.Put(buf)

@@ -11,7 +11,7 @@ import (
 // Waking another goroutine for a turn costs some 50 us, on a processor that others need.
 const (
 	fewClients  = 4    // up to so many, the publisher writes the first batch, whoever that is
-	someClients = 1024 // up to so many, a reader writes it that has nothing else to do
+	someClients = 1024 // up to so many, a reader writes it that has nothing else to do, unless it would wait for a slot
 )
 
 // A turn over more than smallClients takes one of the node's slots for every slotClients of them: one processor always
@@ -53,9 +53,10 @@ func (ch *channel) size() int {
 	return ch.live
 }
 
-// runHere writes the first batch; what is published meanwhile is not left to the caller.
+// runHere writes the first batch, if no slot is to be waited for; the rest is not left to the caller.
 func (ch *channel) runHere() {
-	if !ch.turn(1) {
+	s := slots{free: ch.hub.slots}
+	if ch.size() > smallClients && !s.tryTake() || !ch.turn(1, s) {
 		ch.runApart()
 		return
 	}
@@ -65,12 +66,14 @@ func (ch *channel) runHere() {
 func (ch *channel) runApart() {
 	go func() { // ends when nothing is pending
 		defer ch.hub.turns.Done()
-		ch.turn(-1)
+		ch.turn(-1, slots{free: ch.hub.slots})
 	}()
 }
 
-// owed is a turn that a reader runs once it has handled what it read.
+// owed is a turn that a reader of a node runs once it has handled what it read.
 type owed struct {
+	hub *hub
+
 	mu   sync.Mutex // guards the rest: a driver may deliver a publication whenever it likes
 	ch   *channel
 	paid bool
@@ -78,7 +81,7 @@ type owed struct {
 
 // owe leaves the turn of ch to the reader, and reports whether that takes it.
 func (o *owed) owe(ch *channel) bool {
-	if o == nil {
+	if o == nil || o.hub != ch.hub {
 		return false
 	}
 	o.mu.Lock()
@@ -97,7 +100,7 @@ func (o *owed) pay() {
 	}
 	o.mu.Lock()
 	ch := o.ch
-	o.paid = true
+	o.ch, o.paid = nil, true
 	o.mu.Unlock()
 	if ch != nil {
 		ch.runHere()
@@ -105,13 +108,12 @@ func (o *owed) pay() {
 }
 
 // turn writes what is pending, batch by batch, and reports whether nothing was left: then the turn is over. It stops after
-// limit batches unless that is negative.
-func (ch *channel) turn(limit int) (over bool) {
+// limit batches unless that is negative. slots may hold the one for the first batch.
+func (ch *channel) turn(limit int, slots slots) (over bool) {
 	w := getWriter()
 	defer w.free()
 	for ; limit != 0; limit-- {
-		slots := slots{free: ch.hub.slots}
-		if ch.size() > smallClients {
+		if !slots.held && ch.size() > smallClients {
 			slots.take()
 		}
 		b, subs := ch.take()
@@ -147,6 +149,15 @@ type slots struct {
 func (s *slots) take() {
 	s.free <- struct{}{}
 	s.held = true
+}
+
+func (s *slots) tryTake() bool {
+	select {
+	case s.free <- struct{}{}:
+		s.held = true
+	default:
+	}
+	return s.held
 }
 
 func (s *slots) give() {

@@ -135,7 +135,7 @@ func (c *Client) verbPublish(m *Message, asked question) error {
 	}
 	p := Publication{Topic: Topic{c.App, m.Channel}, Payload: text.in(m.Channel)}
 	if r := c.reading; r != nil && r.last { // only this goroutine sets it
-		p.owed = new(owed)
+		p.owed = &owed{hub: &c.app.s.hub}
 		r.owed = p.owed
 	}
 	c.app.s.stats.published.Add(1)

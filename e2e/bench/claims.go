@@ -101,7 +101,8 @@ func isHost(name string) bool {
 	return err == nil && s.Library == "go-ws"
 }
 
-// verdict is how a claim stands after a run: the worst host of the worst scenario. A host that failed makes it void.
+// verdict is how a claim stands after a run: the worst host of the worst scenario. A host that failed, or lost something,
+// makes it void.
 type verdict struct {
 	holds bool
 	ratio float64
@@ -115,8 +116,17 @@ func (c claim) judge(r *Report) (v verdict, judged bool) {
 			continue
 		}
 		for _, s := range o.Servers {
-			if isHost(s.Server) && s.Failed != "" {
-				return verdict{where: s.Server + " failed in " + o.Name}, true
+			if isHost(s.Server) {
+				switch {
+				case s.Failed != "":
+					return verdict{where: s.Server + " failed in " + o.Name}, true
+				case s.Medians[lost] != 0:
+					return verdict{where: s.Server + " lost something in " + o.Name}, true
+				case s.Medians[closed] != 0 && o.Name != "slow":
+					return verdict{where: s.Server + " closed somebody in " + o.Name}, true
+				case len(s.Rounds) > 0 && s.Medians[c.of] == 0:
+					return verdict{where: s.Server + " has no figure in " + o.Name}, true
+				}
 			}
 			than := c.than(o, s)
 			if !isHost(s.Server) || than == 0 || len(s.Rounds) == 0 {

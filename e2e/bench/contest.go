@@ -103,8 +103,9 @@ func (c *contest) enter(s server.Server, plan load.Plan, nodes int) *contestant 
 // takeTurns measures each in each round.
 func (c *contest) takeTurns(all []*contestant, task load.Task) error {
 	task.Warm, task.For = warm, c.length
-	for range c.rounds {
-		for _, in := range all {
+	for round := range c.rounds {
+		for i := range all { // each time another one begins, so that nobody always comes behind the same
+			in := all[(i+round)%len(all)]
 			if in.Failed != "" {
 				continue
 			}
@@ -139,7 +140,7 @@ func (in *contestant) measure(task load.Task) (map[metric]float64, error) {
 		return nil, err
 	}
 	sample := sampleOf(r)
-	sample[allocs] = (after - before) / float64(r.Messages+r.Warming)
+	sample[allocs] = (after - before) / float64(max(1, r.Messages+r.Warming))
 	return sample, nil
 }
 
@@ -156,7 +157,9 @@ func slowTenth(c *contest) error {
 	task := load.Task{Size: 4 << 10, Window: 1, Warm: warm, For: c.length}
 	return c.eachRound(func(in *contestant) (map[metric]float64, error) {
 		var results [2]load.Result
-		for i, slow := range []int{0, readers / 9} {
+		for n := range results { // in every other round the other one is the first that the server has
+			i := (n + len(in.Rounds)) % len(results)
+			slow := i * readers / 9
 			crowd, _, err := c.open(in, load.Plan{Clients: readers + slow, Channels: 1, Slow: slow})
 			if err != nil {
 				return nil, err
@@ -247,8 +250,10 @@ func (c *contest) eachRound(measure func(*contestant) (map[metric]float64, error
 	for _, s := range c.servers {
 		c.standings = append(c.standings, &Standing{Server: s.Name, Medians: map[metric]float64{}})
 	}
-	for range c.rounds {
-		for i, s := range c.servers {
+	for round := range c.rounds {
+		for n := range c.servers {
+			i := (n + round) % len(c.servers)
+			s := c.servers[i]
 			in := &contestant{Standing: c.standings[i], server: s}
 			if in.Failed != "" {
 				continue

@@ -50,7 +50,7 @@ func TestNothingHasBecomeMuchSlower(t *testing.T) {
 			const twice = 2 // something else may have kept the machine busy
 			for attempt := range twice {
 				s, _ := find(g.scenario)
-				o, err := s.hold(stage(t, g.rounds, 300*time.Millisecond, g.servers...))
+				o, err := s.hold(stage(t, g.rounds, 250*time.Millisecond, g.servers...))
 				if err != nil {
 					t.Fatal(err)
 				}

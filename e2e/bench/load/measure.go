@@ -53,7 +53,7 @@ func (c *Crowd) Measure(t Task) (Result, error) {
 		return Result{}, errors.New("a task needs a window or a rate")
 	}
 	c.measurement = measurement{
-		task: t, number: c.number, closed: c.closed,
+		task: t, number: c.number, closed: c.closed, blocked: c.blocked,
 		text: []byte(string(mark) + strings.Repeat("x", t.Size-1)),
 	}
 	start := c.number
@@ -207,6 +207,11 @@ func (c *Crowd) land() {
 	}
 	c.flying = append(c.flying[:0], c.flying[landed:]...)
 	if c.delivered < c.expected && c.now-c.progress > patience {
+		if c.times != nil && c.task.Window == 1 && c.task.Rate == 0 {
+			for _, f := range c.flying {
+				c.times.Add(c.now - f.since)
+			}
+		}
 		c.lost += c.expected - c.delivered
 		c.expected = c.delivered
 		c.flying = c.flying[:0]
@@ -237,8 +242,12 @@ func (c *Crowd) read(conn *conn) {
 	}
 }
 
+// gone takes a client out that the server has closed: what was on its way to it is lost, and nothing more is expected.
 func (c *Crowd) gone(conn *conn) {
 	c.closed++
+	if i := int(conn.number); i >= c.plan.Slow && i < len(c.clients) && len(c.readers) > 0 {
+		c.readers[i%len(c.readers)]--
+	}
 	_ = unix.EpollCtl(c.epoll, unix.EPOLL_CTL_DEL, conn.fd, nil)
 }
 

@@ -26,8 +26,10 @@ type Opened struct {
 
 // Task is what a crowd does for one measurement.
 type Task struct {
-	Size   int           // bytes of the text in each message, 15 at least
-	Window int           // messages in flight: the next one leaves when the oldest has reached everybody. 0: no bound
+	Size int // bytes of the text in each message, 15 at least
+	// Window is how many messages are in flight: the next one leaves when as many deliveries have come as make up all
+	// messages but the newest Window of them. 0: no bound.
+	Window int
 	Rate   float64       // messages per second. 0: as fast as Window allows
 	Direct bool          // each message goes to the next client alone, by its name
 	Warm   time.Duration // the same, not counted, before
