@@ -1,7 +1,7 @@
 // Command bench compares go-ws with other libraries and with a bare loop of writes, which is the floor. Everything runs on
 // this machine, over loopback: it needs Linux, and redis-server for the scenarios with two nodes.
 //
-//	go run .                                     all of it, which takes about 40 minutes
+//	go run .                                     all of it, which takes about 35 minutes
 //	go run . -scenarios '^room' -servers raw,gin,centrifuge -rounds 3
 //	go run . -out results                        also writes results.json, tables.md and a chart for each scenario
 package main
@@ -32,7 +32,7 @@ func main() {
 	which := flag.String("scenarios", "", "regular expression: the names of the scenarios; all without it")
 	names := flag.String("servers", "", "names separated by commas; all without it")
 	rounds := flag.Int("rounds", 7, "how often each server has its turn; medians are reported")
-	length := flag.Duration("length", time.Second, "how long one measurement takes")
+	length := flag.Duration("length", 800*time.Millisecond, "how long one measurement takes")
 	out := flag.String("out", "", "folder to write results.json, tables.md and the charts to")
 	flag.Parse()
 	if flag.NArg() > 0 {
