@@ -13,7 +13,7 @@ COUNT ?= 1
 SCENARIOS ?=
 SERVERS ?=
 ROUNDS ?= 7
-LENGTH ?= 800ms
+LENGTH ?= 500ms
 # Where it writes its tables, charts and results.json.
 OUT ?= .tmp/bench
 GOLANGCI_VERSION ?= 2.15.0

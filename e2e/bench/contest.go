@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,13 +38,12 @@ type process struct {
 	addr string
 }
 
-// contestant is a server with its clients.
+// contestant is a server while it has its turn.
 type contestant struct {
 	*Standing
 
 	server server.Server
 	nodes  []*process
-	crowd  *load.Process
 }
 
 // warm is how long a scenario runs before it counts, each time.
@@ -52,11 +52,7 @@ const warm = 200 * time.Millisecond
 // fanOut measures the task on every server, all of which have the same clients.
 func fanOut(plan load.Plan, task load.Task) func(*contest) error {
 	return func(c *contest) error {
-		var all []*contestant
-		for _, s := range c.servers {
-			all = append(all, c.enter(s, plan, 1))
-		}
-		return c.takeTurns(all, task)
+		return c.eachRound(1, func(in *contestant) (map[metric]float64, error) { return c.measure(in, plan, task) })
 	}
 }
 
@@ -69,61 +65,27 @@ func cluster(plan load.Plan, task load.Task) func(*contest) error {
 			return err
 		}
 		c.redis = redis
-		var all []*contestant
 		seen := map[string]bool{}
-		for _, s := range c.servers {
-			if s.Clusters() && !seen[s.Library] {
-				seen[s.Library] = true
-				all = append(all, c.enter(s, plan, 2))
-			}
-		}
-		return c.takeTurns(all, task)
+		c.servers = slices.DeleteFunc(slices.Clone(c.servers), func(s server.Server) bool {
+			out := !s.Clusters() || seen[s.Library]
+			seen[s.Library] = true
+			return out
+		})
+		return c.eachRound(2, func(in *contestant) (map[metric]float64, error) { return c.measure(in, plan, task) })
 	}
 }
 
-// enter starts the nodes of a server and opens the crowd on the first; its publisher is on the last. A server that fails
-// is out of the scenario, and the result says why.
-func (c *contest) enter(s server.Server, plan load.Plan, nodes int) *contestant {
-	in := &contestant{Standing: &Standing{Server: s.Name, Medians: map[metric]float64{}}, server: s}
-	c.standings = append(c.standings, in.Standing)
-	for range nodes {
-		node, err := c.startServer(s)
-		if err != nil {
-			in.fail(err)
-			return in
-		}
-		in.nodes = append(in.nodes, node)
-	}
+// measure opens a crowd and gives it the task.
+func (c *contest) measure(in *contestant, plan load.Plan, task load.Task) (map[metric]float64, error) {
 	crowd, _, err := c.open(in, plan)
-	in.crowd = crowd
-	in.fail(err)
-	return in
-}
-
-// takeTurns measures each in each round.
-func (c *contest) takeTurns(all []*contestant, task load.Task) error {
-	task.Warm, task.For = warm, c.length
-	for round := range c.rounds {
-		for i := range all { // each time another one begins, so that nobody always comes behind the same
-			in := all[(i+round)%len(all)]
-			if in.Failed != "" {
-				continue
-			}
-			sample, err := in.measure(task)
-			if err != nil {
-				in.fail(err)
-				continue
-			}
-			in.Rounds = append(in.Rounds, sample)
-		}
-		if err := c.ctx.Err(); err != nil {
-			return err
-		}
+	if err != nil {
+		return nil, err
 	}
-	return nil
-}
-
-func (in *contestant) measure(task load.Task) (map[metric]float64, error) {
+	defer crowd.Close()
+	task.Warm, task.For = warm, c.length
+	if task.Window == 1 {
+		task.For *= 2 // it is about latencies, too, and has fewer messages
+	}
 	for _, node := range in.nodes {
 		task.Pids = append(task.Pids, node.cmd.Process.Pid)
 	}
@@ -131,7 +93,7 @@ func (in *contestant) measure(task load.Task) (map[metric]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := in.crowd.Measure(task)
+	r, err := crowd.Measure(task)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +117,7 @@ func sampleOf(r load.Result) map[metric]float64 {
 func slowTenth(c *contest) error {
 	const readers = 900
 	task := load.Task{Size: 4 << 10, Window: 1, Warm: warm, For: c.length}
-	return c.eachRound(func(in *contestant) (map[metric]float64, error) {
+	return c.eachRound(1, func(in *contestant) (map[metric]float64, error) {
 		var results [2]load.Result
 		for n := range results { // in every other round the other one is the first that the server has
 			i := (n + len(in.Rounds)) % len(results)
@@ -177,7 +139,7 @@ func slowTenth(c *contest) error {
 
 // besideFloods measures how long a message takes while the server has much else to do.
 func besideFloods(c *contest) error {
-	return c.eachRound(func(in *contestant) (map[metric]float64, error) {
+	return c.eachRound(1, func(in *contestant) (map[metric]float64, error) {
 		flood, _, err := c.open(in, load.Plan{Clients: 3000, Channels: 3})
 		if err != nil {
 			return nil, err
@@ -216,7 +178,7 @@ func atMost(rounds int, run func(*contest) error) func(*contest) error {
 // idle measures what a connection holds when nothing happens, and how fast they come. Each round has a new process.
 func idle(clients int) func(*contest) error {
 	return func(c *contest) error {
-		return c.eachRound(func(in *contestant) (map[metric]float64, error) {
+		return c.eachRound(1, func(in *contestant) (map[metric]float64, error) {
 			// What the first connections bring into memory once, the code that serves them above all, is not a connection's.
 			first, _, err := c.open(in, load.Plan{Clients: 100, Channels: 100})
 			if err == nil {
@@ -245,37 +207,41 @@ func idle(clients int) func(*contest) error {
 	}
 }
 
-// eachRound starts each server anew in each round, for measurements that leave traces.
-func (c *contest) eachRound(measure func(*contestant) (map[metric]float64, error)) error {
+// eachRound gives each server its turn in each round. It is started anew each time: where the system happens to put a
+// process into memory makes a difference of some ten percent, for as long as it runs. A server that fails is out of the
+// scenario, and the result says why.
+func (c *contest) eachRound(nodes int, measure func(*contestant) (map[metric]float64, error)) error {
 	for _, s := range c.servers {
 		c.standings = append(c.standings, &Standing{Server: s.Name, Medians: map[metric]float64{}})
 	}
 	for round := range c.rounds {
-		for n := range c.servers {
+		for n := range c.servers { // each time another one begins, so that nobody always comes behind the same
 			i := (n + round) % len(c.servers)
-			s := c.servers[i]
-			in := &contestant{Standing: c.standings[i], server: s}
-			if in.Failed != "" {
-				continue
+			if in := c.standings[i]; in.Failed == "" {
+				in.fail(c.turn(&contestant{Standing: in, server: c.servers[i]}, nodes, measure))
 			}
-			node, err := c.startServer(s)
-			if err != nil {
-				in.fail(err)
-				continue
-			}
-			in.nodes = []*process{node}
-			sample, err := measure(in)
-			if err == nil {
-				in.Rounds = append(in.Rounds, sample)
-			}
-			in.fail(err)
-			node.stop()
 		}
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (c *contest) turn(in *contestant, nodes int, measure func(*contestant) (map[metric]float64, error)) error {
+	for range nodes {
+		node, err := c.startServer(in.server)
+		if err != nil {
+			return err
+		}
+		defer node.stop()
+		in.nodes = append(in.nodes, node)
+	}
+	sample, err := measure(in)
+	if err == nil {
+		in.Rounds = append(in.Rounds, sample)
+	}
+	return err
 }
 
 func (c *contest) open(in *contestant, plan load.Plan) (*load.Process, load.Opened, error) {

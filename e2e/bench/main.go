@@ -32,7 +32,7 @@ func main() {
 	which := flag.String("scenarios", "", "regular expression: the names of the scenarios; all without it")
 	names := flag.String("servers", "", "names separated by commas; all without it")
 	rounds := flag.Int("rounds", 7, "how often each server has its turn; medians are reported")
-	length := flag.Duration("length", 800*time.Millisecond, "how long one measurement takes")
+	length := flag.Duration("length", 500*time.Millisecond, "how long one measurement takes; twice that with one message in flight")
 	out := flag.String("out", "", "folder to write results.json, tables.md and the charts to")
 	flag.Parse()
 	if flag.NArg() > 0 {
