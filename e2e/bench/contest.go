@@ -167,7 +167,7 @@ func besideFloods(c *contest) error {
 	})
 }
 
-// atMost is for what would take too long in all rounds.
+// atMost is for what needs no more rounds, or would take too long.
 func atMost(rounds int, run func(*contest) error) func(*contest) error {
 	return func(c *contest) error {
 		c.rounds = min(c.rounds, rounds)

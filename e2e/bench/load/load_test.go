@@ -121,8 +121,8 @@ func TestWithARateAMessageIsLateFromWhenItWasDue(t *testing.T) {
 		if r.P50 < 30_000 || r.P99 < 140_000 || r.P999 < r.P99 || r.Lost != 0 {
 			t.Errorf("window %d: %+v", window, r)
 		}
-		if r.Messages < 100 || r.Messages > 201 {
-			t.Errorf("window %d: %d messages, about 200 were due", window, r.Messages)
+		if r.Messages > 201 {
+			t.Errorf("window %d: %d messages, 200 were due", window, r.Messages)
 		}
 	}
 }
@@ -183,9 +183,10 @@ func TestPingsAreAnsweredAlsoBetweenMeasurements(t *testing.T) {
 
 func TestSlowClientsReadNothingAndAreNotExpectedTo(t *testing.T) {
 	t.Parallel()
-	n, stuck := 0, false
+	var closes atomic.Bool
+	stuck := false
 	h := newHost(t, func(h *host, _ message, deliver func()) {
-		if n++; n == 3 {
+		if closes.CompareAndSwap(true, false) {
 			h.mu.Lock()
 			nc := h.clients["c-0"].NetConn()
 			_ = nc.SetWriteDeadline(time.Now().Add(short))
@@ -201,10 +202,16 @@ func TestSlowClientsReadNothingAndAreNotExpectedTo(t *testing.T) {
 		deliver()
 	})
 	c := h.open(t, Plan{Clients: 4, Channels: 2, Slow: 1})
+	before := measure(t, c, Task{Window: 2, For: short})
+	if before.Closed != 0 || before.Lost != 0 {
+		t.Errorf("before it is closed: %+v", before)
+	}
+	closes.Store(true)
 	r := measure(t, c, Task{Window: 2, For: 2 * short})
 	h.leave(c)
-	if want := r.Messages/2*3 + r.Messages%2; r.Deliveries != want || r.Lost != 0 || r.Closed != 1 || !stuck {
-		t.Errorf("%+v, %d deliveries were expected; stuck: %t", r, want, stuck)
+	n := before.Messages + r.Messages // one reader and two by turns
+	if got, want := before.Deliveries+r.Deliveries, n/2*3+n%2; got != want || r.Lost != 0 || r.Closed != 1 || !stuck {
+		t.Errorf("%+v, %d deliveries instead of %d; stuck: %t", r, got, want, stuck)
 	}
 }
 
@@ -262,6 +269,9 @@ func TestAClientThatIsClosedLosesWhatWasOnItsWayAndIsNotWaitedForAnyMore(t *test
 	c := h.open(t, Plan{Clients: 2, Channels: 1})
 	if r := measure(t, c, Task{Window: 100, Rate: 200, For: short}); r.Closed != 1 || r.Lost != 1 || r.Deliveries != r.Messages+1 {
 		t.Errorf("%+v", r)
+	}
+	if r := measure(t, c, Task{Window: 1, For: short}); r.Closed != 1 || r.Lost != 0 || r.Deliveries != r.Messages {
+		t.Errorf("afterwards: %+v", r)
 	}
 }
 
