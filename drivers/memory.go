@@ -23,9 +23,9 @@ func NewMemoryDriver() core.Driver {
 // memory asks the nodes themselves for everything but what must be decided in one place: who is interested, who is the
 // first or last of a client id in a topic, and the numbers.
 type memory struct {
-	mu     sync.RWMutex                 // guards the next three; not held while a node is called
-	links  map[string]*memoryLink       // by the id of the node
-	topics map[core.Topic][]*memoryLink // replaced, never changed: Publish reads them without the lock
+	mu     sync.RWMutex                            // guards the next three; not held while a node is called
+	links  map[string]*memoryLink                  // by the id of the node
+	topics map[core.Topic][]*memoryLink            // replaced, never changed: Publish reads them without the lock
 	joined map[core.Topic]map[string]*presenceConn // by the client id
 
 	numbers sync.Mutex // guards number, and is held until its connection has it: the next one's Find shows this one
