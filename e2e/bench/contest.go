@@ -167,10 +167,10 @@ func besideFloods(c *contest) error {
 	})
 }
 
-// atMost is for what needs no more rounds, or would take too long.
-func atMost(rounds int, run func(*contest) error) func(*contest) error {
+// threeRounds is for what needs no more, or would take too long.
+func threeRounds(run func(*contest) error) func(*contest) error {
 	return func(c *contest) error {
-		c.rounds = min(c.rounds, rounds)
+		c.rounds = min(c.rounds, 3)
 		return run(c)
 	}
 }

@@ -63,22 +63,22 @@ var scenarios = []scenario{
 	{
 		"paced", "one channel of 1,000, 20 messages of 128 B a second",
 		[]metric{cpu, p50, p99, p999, lost},
-		atMost(3, fanOut(load.Plan{Clients: 1000, Channels: 1}, load.Task{Size: 128, Rate: 20})),
+		threeRounds(fanOut(load.Plan{Clients: 1000, Channels: 1}, load.Task{Size: 128, Rate: 20})),
 	},
 	{
 		"direct", "to one of 1,000 clients by its id, one message in flight",
 		oneInFlight,
-		atMost(3, fanOut(load.Plan{Clients: 1000}, load.Task{Size: 128, Window: 1, Direct: true})),
+		threeRounds(fanOut(load.Plan{Clients: 1000}, load.Task{Size: 128, Window: 1, Direct: true})),
 	},
 	{
 		"direct-load", "to one of 1,000 clients by its id, 64 messages in flight",
 		underLoad,
-		atMost(3, fanOut(load.Plan{Clients: 1000}, load.Task{Size: 128, Window: 64, Direct: true})),
+		threeRounds(fanOut(load.Plan{Clients: 1000}, load.Task{Size: 128, Window: 64, Direct: true})),
 	},
 	{
 		"everyone", "1,000 clients in 100 channels of 10, all of them publish at once",
 		underLoad,
-		atMost(3, fanOut(load.Plan{Clients: 1000, Channels: 100, Everyone: true}, load.Task{Size: 128, Window: 1000})),
+		threeRounds(fanOut(load.Plan{Clients: 1000, Channels: 100, Everyone: true}, load.Task{Size: 128, Window: 1000})),
 	},
 	{
 		"slow", "one channel of 1,000, of which 100 read nothing; messages of 4 KiB, one in flight",
@@ -88,32 +88,32 @@ var scenarios = []scenario{
 	{
 		"beside", "a channel of one, 100 messages a second, beside three channels of 1,000 with 64 in flight each",
 		[]metric{p99, p50, p999, rate, lost},
-		atMost(3, besideFloods),
+		threeRounds(besideFloods),
 	},
 	{
 		"idle", "5,000 connections, authenticated and in one of 100 channels",
 		[]metric{memory, connects},
-		atMost(3, idle(5000)),
+		threeRounds(idle(5000)),
 	},
 	{
 		"idle-15000", "15,000 connections, authenticated and in one of 100 channels",
 		[]metric{memory, connects},
-		atMost(3, idle(15_000)),
+		threeRounds(idle(15_000)),
 	},
 	{
 		"cluster", "two nodes and Redis: one channel of 1,000, published on the other node, one message in flight",
 		oneInFlight,
-		atMost(3, cluster(load.Plan{Clients: 1000, Channels: 1}, load.Task{Size: 128, Window: 1})),
+		threeRounds(cluster(load.Plan{Clients: 1000, Channels: 1}, load.Task{Size: 128, Window: 1})),
 	},
 	{
 		"cluster-load", "two nodes and Redis: one channel of 1,000, published on the other node, 64 messages in flight",
 		underLoad,
-		atMost(3, cluster(load.Plan{Clients: 1000, Channels: 1}, load.Task{Size: 128, Window: 64})),
+		threeRounds(cluster(load.Plan{Clients: 1000, Channels: 1}, load.Task{Size: 128, Window: 64})),
 	},
 	{
 		"cluster-thousand", "two nodes and Redis: 1,000 channels of one, published on the other node, 64 messages in flight",
 		underLoad,
-		atMost(3, cluster(load.Plan{Clients: 1000, Channels: 1000}, load.Task{Size: 128, Window: 64})),
+		threeRounds(cluster(load.Plan{Clients: 1000, Channels: 1000}, load.Task{Size: 128, Window: 64})),
 	},
 }
 
@@ -129,7 +129,7 @@ func broadcast(name string, clients, channels, window, size int) scenario {
 	}
 	run := fanOut(load.Plan{Clients: clients, Channels: channels}, load.Task{Size: size, Window: window})
 	if window > 1 {
-		run = atMost(3, run)
+		run = threeRounds(run)
 	}
 	return scenario{name, fmt.Sprintf("%s, %s of %s in flight", where, flying, bytesOf(size)), columns, run}
 }
