@@ -68,8 +68,8 @@ race: ## The tests under the race detector, all modules but e2e/bench
 
 # It is alone on the machine: it measures. The race detector is for what runs goroutines of its own.
 guard: ## The tests of e2e/bench, and whether anything costs much more than it did
-	cd e2e/bench && GOWORK=off go test -race $(TESTFLAGS) ./load ./scale
-	cd e2e/bench && GOWORK=off go test -p 1 $(TESTFLAGS) . ./server
+	cd e2e/bench && GOWORK=off go test -race $(TESTFLAGS) ./load
+	cd e2e/bench && GOWORK=off go test -p 1 $(TESTFLAGS) . ./scale ./server
 
 bench: ## Compare with other libraries: make bench SCENARIOS='^room' SERVERS=raw,gin,centrifuge ROUNDS=3
 	cd e2e/bench && GOWORK=off go run . -scenarios='$(SCENARIOS)' -servers='$(SERVERS)' -rounds=$(ROUNDS) -length=$(LENGTH) \

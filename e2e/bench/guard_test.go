@@ -19,20 +19,20 @@ var guards = []struct {
 	rounds   int
 	claims   []claim
 }{
-	{"room", []string{"raw", "net/http", "fiber"}, 5, []claim{
+	{"room", []string{"raw", "net/http", "fiber"}, 3, []claim{
 		{text: "CPU of raw's", of: cpu, than: raw(cpu), most: 1.4},
 	}},
-	{"ten", []string{"raw", "net/http"}, 5, []claim{
+	{"ten", []string{"raw", "net/http"}, 3, []claim{
 		{text: "CPU of raw's", of: cpu, than: raw(cpu), most: 1.4},
 	}},
-	{"thousand-load", []string{"raw", "net/http"}, 5, []claim{
+	{"thousand-load", []string{"raw", "net/http"}, 3, []claim{
 		{text: "CPU of raw's", of: cpu, than: raw(cpu), most: 1.4},
 	}},
-	{"room-load", []string{"net/http", "fiber", "centrifuge"}, 5, []claim{
+	{"room-load", []string{"net/http", "fiber", "centrifuge"}, 3, []claim{
 		{text: "deliveries of the best peer", of: rate, than: bestPeer(rate), least: 2.5},
 		{text: "allocations of 10 a message", of: allocs, than: is(10), most: 1},
 	}},
-	{"ten-load", []string{"net/http", "centrifuge"}, 5, []claim{
+	{"ten-load", []string{"net/http", "centrifuge"}, 3, []claim{
 		{text: "deliveries of the best peer", of: rate, than: bestPeer(rate), least: 1.1},
 	}},
 	{"slow", []string{"net/http", "fiber"}, 3, []claim{
