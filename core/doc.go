@@ -32,10 +32,10 @@
 //
 // # Concurrency
 //
-// Goroutines: a reader per connection, which runs its hooks; a turn per channel that has something to write, unless
-// the publisher or its reader runs it; a drainer per
-// connection with a backlog; one leave per connection closed from this side; and the sweeper, the janitor and the keeper
-// of sessions of the service. Shutdown waits for all of them. A hook of Auth that hangs is the one thing left behind.
+// Goroutines: a reader per connection, which runs its hooks; a turn per channel that has something to write, unless the
+// publisher or its reader runs it; a drainer per connection with a backlog; one leave per connection closed from this
+// side; and the sweeper, the janitor and the keeper of sessions of the service. Shutdown waits for all of them. A hook of
+// Auth that hangs is the one thing left behind.
 //
 // Locks are taken in the order hub shard, channel, client. No lock is held across a hook, a call of the driver, or a
 // wait. A turn writes to a client under the client's lock: such a write never waits.

@@ -15,7 +15,7 @@ func FindClients(s *Service, app, clientID string) []*Client { return s.hub.find
 // Service is the service a client belongs to.
 func (c *Client) Service() *Service { return c.app.s }
 
-// HoldSlots takes all slots of the node, so that no turn over more than 256 clients goes on, until release is called.
+// HoldSlots takes all slots of the node, so that no turn over more than 64 clients goes on, until release is called.
 func HoldSlots(s *Service) (release func()) {
 	for range cap(s.hub.slots) {
 		s.hub.slots <- struct{}{}
