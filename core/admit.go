@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"reflect"
 	"runtime/debug"
 	"slices"
@@ -26,6 +27,7 @@ type Ticket struct {
 	clientID string
 	token    string
 	remote   string
+	address  netip.Addr // what WithMaxConnectionsPerAddress counts it under
 	data     map[string]any
 	public   json.RawMessage
 	expires  int64 // Unix seconds, 0: never
@@ -41,8 +43,9 @@ func (s *Service) Admit(ctx context.Context, h *Handshake) (*Ticket, error) {
 	if s == nil {
 		return nil, refuse(http.StatusInternalServerError, noService)
 	}
+	h = s.behindProxy(h)
 	if r := h.malformed(); r != nil {
-		s.countRefusal(h, r, nil)
+		s.countRefusal(h.RemoteAddr, h.peer(), r, nil)
 		return nil, r
 	}
 	if origin := h.Header.Get("Origin"); !originAllowed(origin, h.Host, s.opts.origins) {
@@ -51,13 +54,13 @@ func (s *Service) Admit(ctx context.Context, h *Handshake) (*Ticket, error) {
 		s.logForeign(origin, h)
 		return nil, r
 	}
-	t := &Ticket{response: h.response(), remote: strings.Clone(h.RemoteAddr)}
+	t := &Ticket{response: h.response(), remote: strings.Clone(h.RemoteAddr), address: household(h.peer())}
 	if err := s.identify(ctx, h, t); err != nil {
 		r, told := refusalFor(err)
 		if told {
 			err = nil
 		}
-		s.countRefusal(h, r, err)
+		s.countRefusal(h.RemoteAddr, h.peer(), r, err)
 		if !s.refusesByClose(h) {
 			return nil, r
 		}
@@ -78,9 +81,10 @@ func (s *Service) refusesByClose(h *Handshake) bool {
 
 // identify fills in t who the client is.
 func (s *Service) identify(ctx context.Context, h *Handshake, t *Ticket) error {
-	if err := s.accepts(); err != nil {
+	if err := s.beginHandshake(t.address); err != nil {
 		return err
 	}
+	defer s.endHandshake(t.address)
 	identity, app, asked := h.Identity, h.App, ""
 	if identity != nil {
 		if named, ok := identity["app"].(string); ok && app == "" {
@@ -133,9 +137,9 @@ func (h *Handshake) askedApp() string {
 
 // authenticate asks the provider who this is.
 func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (map[string]any, error) {
-	ask := func() (map[string]any, error) { return p.Auth(h.Token) }
+	asked := func() (map[string]any, error) { return p.Auth(h.Token) }
 	if p.Authenticate != nil {
-		ask = func() (map[string]any, error) {
+		asked = func() (map[string]any, error) {
 			ctx, cancel := context.WithTimeout(ctx, s.opts.auth)
 			defer cancel()
 			return p.Authenticate(ctx, h)
@@ -147,10 +151,16 @@ func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (
 		identity map[string]any
 		err      error
 	}
+	timeout := time.NewTimer(s.opts.auth)
+	defer timeout.Stop()
+	if !s.beginAuth(ctx, timeout.C) {
+		return nil, fmt.Errorf("gows: Auth was not called: %d calls run already (core.WithAuthConcurrency): %w", cap(s.authing), context.DeadlineExceeded)
+	}
 	answered := make(chan answer, 1)
 	// It ends when the hook returns; Auth has no context, so a hook that hangs is left behind.
 	go func() {
 		a := answer{err: &panicError{value: "Auth ended its goroutine"}}
+		defer s.endAuth()
 		defer func() {
 			if v := recover(); v != nil {
 				err := &panicError{value: v, stack: debug.Stack()}
@@ -159,10 +169,11 @@ func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (
 			}
 			answered <- a
 		}()
-		a.identity, a.err = ask()
+		a.identity, a.err = asked()
+		if a.err != nil {
+			ask(a.err)
+		}
 	}()
-	timeout := time.NewTimer(s.opts.auth)
-	defer timeout.Stop()
 	select {
 	case a := <-answered:
 		return a.identity, a.err
@@ -170,6 +181,26 @@ func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (
 		return nil, fmt.Errorf("gows: Auth did not return in %v: %w", s.opts.auth, context.DeadlineExceeded)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("gows: the request ended before Auth returned: %w", ctx.Err())
+	}
+}
+
+// beginAuth waits for a place among the running hooks, and reports whether there was one in time.
+func (s *Service) beginAuth(ctx context.Context, timeout <-chan time.Time) bool {
+	if s.authing == nil {
+		return true
+	}
+	select {
+	case s.authing <- struct{}{}:
+		return true
+	case <-timeout:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+func (s *Service) endAuth() {
+	if s.authing != nil {
+		<-s.authing
 	}
 }
 
@@ -273,13 +304,13 @@ func expiry(identity map[string]any) (int64, error) {
 	return 0, errors.New(`gows: "exp" must be Unix seconds or a time.Time`)
 }
 
-func (s *Service) countRefusal(h *Handshake, r *Refusal, err error) {
+func (s *Service) countRefusal(remote string, peer netip.Addr, r *Refusal, err error) {
 	s.stats.refused.Add(1)
-	args := []any{"remote", h.RemoteAddr, "code", r.Code, "reason", r.Reason}
+	args := []any{"remote", remote, "code", r.Code, "reason", r.Reason}
 	if err != nil {
 		args = append(args, "err", err)
 	}
-	s.opts.log.Info("gows: refused", args...)
+	s.logAbout(remote, peer).Info("gows: refused", args...)
 }
 
 func (s *Service) logForeign(origin string, h *Handshake) {

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"encoding/json"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,7 @@ type Client struct {
 	broken     bool // a write failed: nothing leaves any more
 	finished   bool // the socket is closed
 	over       bool // the last hook has returned
+	slow       bool // it has ended because it was too slow, which leave logs: a log may wait, and nobody may wait for this lock
 
 	// Of the reader goroutine.
 	online   bool   // online returned nil: there will be an offline
@@ -73,6 +75,9 @@ type extras struct {
 	values map[string]any
 
 	superseded uint64 // connections with a number below are to end
+
+	address netip.Addr    // with WithMaxConnectionsPerAddress
+	due     time.Duration // with WithMessageRate, see allowed; since Service.made
 
 	left    chan struct{} // made by who calls leave first, closed when that has returned
 	opened  chan struct{} // not nil while the reader waits for open to fall, closed then

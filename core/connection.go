@@ -25,8 +25,9 @@ func (s *Service) Attach(nc net.Conn, leftover []byte, t *Ticket) {
 	c := newClient(t)
 	c.socket = newSocket(nc, &c.own)
 	c.parser.MaxMessage = s.opts.messageBytes
-	if !s.enter() {
-		t.refusal = refuse(CloseRestart, "restarting")
+	if err := s.enter(t.address); err != nil {
+		t.refusal, _ = refusalFor(err)
+		s.countRefusal(t.remote, t.address, t.refusal, nil)
 		s.refuseByClose(nc, t)
 		return
 	}
@@ -57,6 +58,9 @@ func newClient(t *Ticket) *Client {
 	if public := t.public; public != nil {
 		c.public = &public
 	}
+	if t.app.s.opts.limits.perAddress > 0 {
+		c.extras = &extras{address: t.address}
+	}
 	return c
 }
 
@@ -65,7 +69,7 @@ func (c *Client) arrive() {
 	s := c.app.s
 	c.heardTick.Store(s.tick.Load())
 	if log := s.opts.log; log.Enabled(context.Background(), slog.LevelDebug) {
-		log.Debug("gows: connected", "app", c.App, "client", c.ClientID, "conn", c.ConnID, "remote", c.remote)
+		c.log().Debug("gows: connected", "remote", c.remote)
 	}
 	ctx, cancel := s.soon()
 	defer cancel()
@@ -135,6 +139,7 @@ func (c *Client) lost(err error) {
 	defer c.mu.Unlock()
 	if c.ended == nil {
 		c.endLocked(&CloseError{Code: closeAbnormal, Reason: err.Error()})
+		c.goodbye = true // none is waited for: after an error that does not last the next read would wait for ever
 	}
 }
 
@@ -185,8 +190,7 @@ func (c *Client) handle(data []byte, r *reading) bool {
 			c.peerCloses(m.Payload)
 			return false
 		case frame.Ping:
-			c.pong(m.Payload)
-			c.pinged()
+			c.peerPings(m.Payload)
 		case frame.Pong:
 			c.pinged()
 		case frame.Binary:
@@ -233,6 +237,16 @@ func (c *Client) farewell(code int, reason string) {
 	c.sayCloseLocked(code, "")
 }
 
+// peerPings takes a ping of the protocol. One too many has no answer that could say so.
+func (c *Client) peerPings(payload []byte) {
+	if !c.allowed() {
+		c.countBad(tooManyMessages)
+		return
+	}
+	c.pong(payload)
+	c.pinged()
+}
+
 func (c *Client) pong(payload []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -275,13 +289,13 @@ func (c *Client) lingers() {
 
 // end runs once, when reading is over: the socket first, then what may take time.
 func (c *Client) end() {
-	s := c.app.s
 	c.lingers()
 	c.socket.close()
 	c.mu.Lock()
 	c.finished = true
-	ended := c.ended
-	sent, dropped := c.sent, c.dropped
+	if c.backlog != nil {
+		c.backlog.abandon()
+	}
 	c.mu.Unlock()
 	c.leave()
 	if c.online {
@@ -289,17 +303,38 @@ func (c *Client) end() {
 			c.log().Error("gows: offline failed", "err", err)
 		}
 	}
+	c.finish()
+}
+
+// orphaned goes on for a reader whose hook has ended its goroutine: with what was left of the connection's end.
+func (c *Client) orphaned(hook string) {
+	if hook == EventOffline {
+		c.finish()
+		return
+	}
+	c.mu.Lock()
+	c.flushLocked()
+	c.reading = nil
+	c.mu.Unlock()
+	_ = c.shut(CloseInternal, "internal error") // it may have ended meanwhile
+	c.end()
+}
+
+// finish forgets a client whose last hook has returned.
+func (c *Client) finish() {
+	s := c.app.s
 	s.hub.forget(c)
 	c.mu.Lock()
+	ended, sent, dropped := c.ended, c.sent, c.dropped
 	c.over = true
 	if c.extras != nil {
 		wake(&c.extras.waiters)
 	}
 	c.mu.Unlock()
 	if log := s.opts.log; log.Enabled(context.Background(), slog.LevelDebug) {
-		log.Debug("gows: disconnected", "app", c.App, "client", c.ClientID, "conn", c.ConnID, "remote", c.remote,
+		c.log().Debug("gows: disconnected", "remote", c.remote,
 			"code", ended.Code, "reason", ended.Reason, "duration", time.Since(time.UnixMilli(c.since)),
 			"sent", sent, "dropped", dropped)
 	}
-	s.exit()
+	s.exit(c.address())
 }

@@ -15,7 +15,7 @@
 // One file is one step; read them in this order.
 //
 //	handshake.go   the request in plain values          origin.go   which pages may connect
-//	admit.go       who is it? Auth, identity -> Ticket
+//	admit.go       who is it? Auth, identity -> Ticket   limits.go   how many, from where, how fast
 //	door.go        net/http: hijack, refuse             hijacked.go   Fiber: out of fasthttp's hands
 //	serveconn.go   connections of other libraries
 //	connection.go  from the 101 to the end: the reader  socket*.go  reading without a buffer, writing without waiting
@@ -27,8 +27,9 @@
 //	driver.go      the seam to the other nodes          node.go     what drivers call
 //	hub.go         who is here                          interest.go what this node receives from others
 //	channel.go     who is subscribed, what is pending  turn.go     one slice for all subscribers
-//	outbox.go      to the kernel, or what waits for it
+//	outbox.go      to the kernel, or what waits for it   debt.go     what waits for all of them
 //	sweeper.go     pings, expiry, peers that vanished   service.go  Run and Shutdown
+//	peerlog.go     what is logged about one peer
 //
 // # Concurrency
 //

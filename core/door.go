@@ -67,7 +67,8 @@ func (s *Service) AdmitRefused(h *Handshake, code int, reason string) (*Ticket, 
 	if s == nil {
 		return nil, r
 	}
-	s.countRefusal(h, r, nil)
+	h = s.behindProxy(h)
+	s.countRefusal(h.RemoteAddr, h.peer(), r, nil)
 	if h.malformed() != nil || !s.refusesByClose(h) || !originAllowed(h.Header.Get("Origin"), h.Host, s.opts.origins) {
 		return nil, r
 	}

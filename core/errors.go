@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"strconv"
@@ -43,7 +44,7 @@ const (
 	CloseReplaced    = 3502 // a newer connection of the same client took over (ReplaceOld)
 	CloseKicked      = 3503 // disconnected by the server
 	CloseTooMany     = 3504 // already connected (RejectNew), or too many connections
-	CloseTooManyBad  = 3505 // too many bad messages
+	CloseTooManyBad  = 3505 // too many bad messages, or too many at all
 	closeNormal      = 1000
 	closeWrongFrame  = 1002
 	closeUnsupported = 1003
@@ -164,14 +165,27 @@ func refusalFor(err error) (r *Refusal, told bool) {
 func refuse(code int, reason string) *Refusal {
 	switch {
 	case code >= 3000 && code <= 4999:
-		return &Refusal{Status: statusOf(code), Code: code, Reason: reason}
-	case code == http.StatusTooManyRequests || code >= 500 && code <= 599:
+		r := &Refusal{Status: statusOf(code), Code: code, Reason: reason}
+		if r.Status == http.StatusServiceUnavailable {
+			r.Header = retryAfter()
+		}
+		return r
+	case code == http.StatusServiceUnavailable || code == http.StatusTooManyRequests:
+		return &Refusal{Status: code, Code: CloseInternal, Reason: reason, Header: retryAfter()}
+	case code >= 500 && code <= 599:
 		return &Refusal{Status: code, Code: CloseInternal, Reason: reason}
 	case code >= 400 && code < 500:
 		return &Refusal{Status: code, Code: CloseRefused, Reason: reason}
 	}
 	return &Refusal{Status: http.StatusInternalServerError, Code: CloseInternal, Reason: reason}
 }
+
+// retryAfter tells those who are to come back when, and not all of them the same.
+func retryAfter() http.Header {
+	return http.Header{"Retry-After": {strconv.Itoa(1 + rand.IntN(retrySeconds))}}
+}
+
+const retrySeconds = 5
 
 func statusOf(closeCode int) int {
 	switch closeCode {

@@ -1,7 +1,9 @@
 package core
 
 import (
+	"context"
 	"io"
+	"net/netip"
 	"runtime"
 	"sync"
 	"time"
@@ -60,7 +62,7 @@ func AttachStub(s *Service, clientID string, took func(p []byte)) *Client {
 	stub := &stubSocket{took: took, closed: make(chan struct{})}
 	c := newClient(&Ticket{app: s.app, provider: s.providerOf(""), clientID: clientID})
 	c.socket = stub
-	if !s.enter() {
+	if s.enter(netip.Addr{}) != nil {
 		return nil
 	}
 	c.arrive()
@@ -108,4 +110,37 @@ func HeapBytes() uint64 {
 	runtime.GC() // pools let go of their second half
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
+}
+
+// Ahead is how many clients a turn writes to between two looks at what is in flight.
+const Ahead = ahead
+
+// DebtBytes is what waits in all outboxes.
+func DebtBytes(s *Service) int { return int(s.debt.bytes.Load()) }
+
+// LoggedPeers is how many addresses the log remembers.
+func LoggedPeers(s *Service) int {
+	s.peerLog.mu.Lock()
+	defer s.peerLog.mu.Unlock()
+	return len(s.peerLog.peers)
+}
+
+// Registered is how many connections of a client id the driver knows.
+func Registered(s *Service, clientID string) (int, error) {
+	link, err := s.linked(context.Background())
+	if err != nil {
+		return 0, err
+	}
+	found, err := link.Find(context.Background(), "", clientID)
+	return len(found), err
+}
+
+// FindClosed reports whether a client id has no open connection here.
+func FindClosed(s *Service, clientID string) bool {
+	for _, c := range s.hub.find("", clientID) {
+		if !c.Closed() {
+			return false
+		}
+	}
+	return true
 }

@@ -16,6 +16,7 @@ type Handshake struct {
 	Method     string
 	Host       string
 	RemoteAddr string      // as it shall be known: behind a trusted proxy the address the framework made out
+	Peer       string      // of the connection itself, which no header can change; RemoteAddr when empty
 	Header     http.Header // with canonical keys
 	Query      url.Values
 
@@ -29,8 +30,14 @@ type Handshake struct {
 // NewHandshake copies what the core needs out of a net/http request, the identity of ContextWithIdentity included.
 func NewHandshake(r *http.Request) *Handshake {
 	identity, _ := r.Context().Value(identityKey{}).(map[string]any)
+	header := r.Header
+	if len(r.TransferEncoding) > 0 { // net/http takes it out of the header
+		header = header.Clone()
+		header["Transfer-Encoding"] = r.TransferEncoding
+	}
 	return &Handshake{
-		Method: r.Method, Host: r.Host, RemoteAddr: r.RemoteAddr, Header: r.Header, Query: r.URL.Query(), Identity: identity,
+		Method: r.Method, Host: r.Host, RemoteAddr: r.RemoteAddr, Peer: r.RemoteAddr,
+		Header: header, Query: r.URL.Query(), Identity: identity,
 	}
 }
 
@@ -39,7 +46,8 @@ func NewHandshake(r *http.Request) *Handshake {
 // Fiber does.
 func (h *Handshake) Clone() *Handshake {
 	return &Handshake{
-		Method: strings.Clone(h.Method), Host: strings.Clone(h.Host), RemoteAddr: strings.Clone(h.RemoteAddr),
+		Method: strings.Clone(h.Method), Host: strings.Clone(h.Host),
+		RemoteAddr: strings.Clone(h.RemoteAddr), Peer: strings.Clone(h.Peer),
 		Header: owned(h.Header), Query: owned(h.Query),
 		App: strings.Clone(h.App), Token: strings.Clone(h.Token), Identity: owned(h.Identity), Data: owned(h.Data),
 	}
@@ -142,6 +150,8 @@ func (h *Handshake) malformed() *Refusal {
 	case h.Header.Get("Sec-Websocket-Version") != "13":
 		return wrong(http.StatusUpgradeRequired, "Sec-WebSocket-Version must be 13",
 			"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13")
+	case h.hasBody():
+		return wrong(http.StatusBadRequest, "a WebSocket handshake has no body")
 	}
 	if key, err := base64.StdEncoding.DecodeString(h.Header.Get("Sec-Websocket-Key")); err != nil || len(key) != 16 {
 		return wrong(http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64")
@@ -152,6 +162,17 @@ func (h *Handshake) malformed() *Refusal {
 // upgrades reports whether the request asks for a WebSocket at all.
 func (h *Handshake) upgrades() bool {
 	return hasToken(h.Header, "Connection", "upgrade") && hasToken(h.Header, "Upgrade", "websocket")
+}
+
+// hasBody reports whether a body follows the header. A proxy passes it on as a part of the request, so what is in it must
+// not be taken for frames of the client.
+func (h *Handshake) hasBody() bool {
+	for _, length := range h.Header["Content-Length"] {
+		if strings.Trim(length, "0") != "" {
+			return true
+		}
+	}
+	return len(h.Header["Transfer-Encoding"]) > 0
 }
 
 // response is the 101 that accepts the handshake (RFC 6455 section 4.2.2). Of the subprotocols only gows is answered:
@@ -175,7 +196,7 @@ func tokens(h http.Header, name string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for _, line := range h[name] {
 			for part := range strings.SplitSeq(line, ",") {
-				if part = strings.TrimSpace(part); part != "" && !yield(part) {
+				if part = strings.Trim(part, " \t"); part != "" && !yield(part) {
 					return
 				}
 			}
@@ -183,9 +204,11 @@ func tokens(h http.Header, name string) func(yield func(string) bool) {
 	}
 }
 
+// hasToken compares as HTTP does: ASCII letters of either case are the same, and nothing else is. EqualFold alone would
+// take U+017F for an s and U+212A for a k.
 func hasToken(h http.Header, name, want string) bool {
 	for t := range tokens(h, name) {
-		if strings.EqualFold(t, want) {
+		if len(t) == len(want) && strings.EqualFold(t, want) {
 			return true
 		}
 	}

@@ -21,7 +21,9 @@ type options struct {
 	pingInterval, pingTimeout            time.Duration
 	stall, auth                          time.Duration
 	channels, channelBytes               int
+	spread                               time.Duration
 	sessions                             Sessions
+	limits                               limits
 	refusal                              RefusalMode
 	origins                              []string
 	presence                             []string
@@ -35,8 +37,9 @@ func defaults() options {
 		messageBytes: 64 << 10, pushBytes: 1 << 20, outboxBytes: 1 << 20,
 		pingInterval: 25 * time.Second, pingTimeout: 10 * time.Second,
 		stall: 10 * time.Second, auth: 10 * time.Second,
-		channels: 1024, channelBytes: 200,
-		log: slog.Default(),
+		channels: 1024, channelBytes: 200, spread: 5 * time.Second,
+		limits: limits{outboxBytes: halfOfMemoryLimit(), logLines: 100},
+		log:    slog.Default(),
 	}
 }
 
@@ -119,6 +122,18 @@ func WithOrigins(patterns ...string) Option {
 // WithPresenceData names the keys of the identity that other clients see as Member.Data and in joins. Default none.
 func WithPresenceData(keys ...string) Option {
 	return optionFunc(func(s *Service) { s.opts.presence = append([]string(nil), keys...) })
+}
+
+// WithShutdownWindow sets over how long Shutdown spreads the closes of more than 1,000 connections, so that they do not all
+// come back, to the other nodes, in the same second. Default 5 s, and half of the time that the context of Shutdown has left
+// at most; 0 closes all of them at once.
+func WithShutdownWindow(d time.Duration) Option {
+	return optionFunc(func(s *Service) {
+		if d < 0 {
+			s.opts.bad = append(s.opts.bad, fmt.Errorf("gows: core.WithShutdownWindow(%v): must not be negative", d))
+		}
+		s.opts.spread = d
+	})
 }
 
 // Sessions says what happens when a client id connects that is already connected.

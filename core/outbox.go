@@ -2,7 +2,6 @@ package core
 
 import (
 	"errors"
-	"log/slog"
 	"os"
 	"slices"
 	"sync"
@@ -19,14 +18,16 @@ import (
 type backlog struct {
 	chunks  []chunk
 	bytes   int
-	writing bool // the drainer has the first chunk
+	writing bool  // the drainer has the first chunk
+	debt    *debt // of the node
 }
 
 // chunk is a part of the byte stream. A frame that its channel may drop is a chunk of its own.
 type chunk struct {
-	data []byte
-	ch   *channel   // may drop it; nil: nobody may
-	pool *sync.Pool // data goes back here; nil: garbage
+	data   []byte
+	ch     *channel   // may drop it; nil: nobody may
+	pool   *sync.Pool // data goes back here; nil: garbage
+	flight *flight    // whose bytes they are, if those are counted
 }
 
 // Chunks come in two sizes, so that a peer which is behind by a few frames does not cost 32 KiB. The drainer writes a
@@ -45,17 +46,24 @@ func chunkPool(size int) *sync.Pool {
 	}}
 }
 
+// grow counts n bytes more, or fewer.
+func (b *backlog) grow(n int, f *flight) {
+	b.bytes += n
+	b.debt.add(n)
+	f.add(n)
+}
+
 // add copies p to the end.
-func (b *backlog) add(p []byte) {
-	b.bytes += len(p)
+func (b *backlog) add(p []byte, f *flight) {
+	b.grow(len(p), f)
 	for len(p) > 0 {
-		if !b.hasRoom() {
+		if !b.hasRoom(f) {
 			pool := smallChunks
 			if len(p) > smallChunk {
 				pool = largeChunks
 			}
 			data := pool.Get().(*[]byte) //nolint:errcheck // the pool holds nothing else
-			b.chunks = append(b.chunks, chunk{data: (*data)[:0], pool: pool})
+			b.chunks = append(b.chunks, chunk{data: (*data)[:0], pool: pool, flight: f})
 		}
 		tail := &b.chunks[len(b.chunks)-1].data
 		n := min(cap(*tail)-len(*tail), len(p))
@@ -64,17 +72,22 @@ func (b *backlog) add(p []byte) {
 	}
 }
 
-// hasRoom reports whether the last chunk can take more bytes.
-func (b *backlog) hasRoom() bool {
+// hasRoom reports whether the last chunk can take more bytes of f.
+func (b *backlog) hasRoom(f *flight) bool {
 	last := len(b.chunks) - 1
 	return last >= 0 && b.chunks[last].pool != nil && len(b.chunks[last].data) < cap(b.chunks[last].data) &&
-		(last > 0 || !b.writing)
+		b.chunks[last].flight == f && (last > 0 || !b.writing)
 }
 
 // addFrame copies a whole frame of ch to the end, to be dropped if need be.
-func (b *backlog) addFrame(ch *channel, data []byte) {
-	b.bytes += len(data)
-	b.chunks = append(b.chunks, chunk{data: append([]byte(nil), data...), ch: ch})
+func (b *backlog) addFrame(ch *channel, data []byte, f *flight) {
+	b.grow(len(data), f)
+	b.chunks = append(b.chunks, chunk{data: append([]byte(nil), data...), ch: ch, flight: f})
+}
+
+// holds reports whether something of f waits.
+func (b *backlog) holds(f *flight) bool {
+	return slices.ContainsFunc(b.chunks, func(k chunk) bool { return k.flight == f })
 }
 
 // shift frees the first chunk.
@@ -82,11 +95,24 @@ func (b *backlog) shift() {
 	first := b.chunks[0]
 	b.chunks[0] = chunk{}
 	b.chunks = b.chunks[1:]
-	b.bytes -= len(first.data)
 	b.writing = false
-	if first.pool != nil {
-		data := first.data[:0]
-		first.pool.Put(&data)
+	b.free(first)
+}
+
+func (b *backlog) free(k chunk) {
+	b.grow(-len(k.data), k.flight)
+	if k.pool != nil {
+		data := k.data[:0]
+		k.pool.Put(&data)
+	}
+}
+
+// abandon frees what nobody is going to write, but for the chunk that the drainer has.
+func (b *backlog) abandon() {
+	for i := len(b.chunks) - 1; i >= 0 && (i > 0 || !b.writing); i-- {
+		b.free(b.chunks[i])
+		b.chunks[i] = chunk{}
+		b.chunks = b.chunks[:i]
 	}
 }
 
@@ -95,7 +121,7 @@ func (b *backlog) shift() {
 func (b *backlog) dropOldest(ch *channel) bool {
 	for i := range b.chunks {
 		if of := b.chunks[i].ch; of != nil && (of == ch || ch == nil) && (i > 0 || !b.writing) {
-			b.bytes -= len(b.chunks[i].data)
+			b.grow(-len(b.chunks[i].data), b.chunks[i].flight)
 			copy(b.chunks[1:i+1], b.chunks[:i]) // few are before it, thousands may be behind it
 			b.chunks[0] = chunk{}
 			b.chunks = b.chunks[1:]
@@ -189,11 +215,11 @@ func (c *Client) writeLocked(w *writer, p []byte) {
 		return
 	}
 	if open && c.fullLocked() {
-		c.countSlowLocked()
+		c.slow = true
 		_ = c.shutLocked(CloseTooSlow, "too slow")
 		return
 	}
-	c.backlogLocked().add(p)
+	c.backlogLocked().add(p, w.leaves())
 }
 
 // fullLocked reports whether too much waits for the client, of what may not be dropped.
@@ -223,7 +249,7 @@ func (c *Client) writeOrDropLocked(w *writer, ch *channel, b *batch) (dropped in
 		switch {
 		case end <= taken:
 		case from < taken: // the frame that is partly written
-			c.backlogLocked().add(b.data[taken:end])
+			c.backlogLocked().add(b.data[taken:end], w.leaves())
 		default:
 			backlog := c.backlogLocked()
 			for backlog.bytes >= c.app.s.opts.outboxBytes && backlog.dropOldest(ch) {
@@ -232,7 +258,7 @@ func (c *Client) writeOrDropLocked(w *writer, ch *channel, b *batch) (dropped in
 			if backlog.bytes >= c.app.s.opts.outboxBytes {
 				dropped++
 			} else {
-				backlog.addFrame(ch, b.data[from:end])
+				backlog.addFrame(ch, b.data[from:end], w.leaves())
 			}
 		}
 		from = end
@@ -269,7 +295,7 @@ func (c *Client) flushLocked() {
 // backlogLocked returns the backlog; making it starts the drainer.
 func (c *Client) backlogLocked() *backlog {
 	if c.backlog == nil {
-		c.backlog = new(backlog)
+		c.backlog = &backlog{debt: &c.app.s.debt}
 		if !c.finished {
 			c.app.s.drainers.Add(1)
 			go c.drain() // ends when the backlog is empty or a write fails, as it does when the socket is closed
@@ -286,6 +312,7 @@ func (c *Client) drain() {
 			n := min(len(p), largeChunk)
 			if err := c.socket.write(p[:n], c.app.s.opts.stall); err != nil {
 				c.mu.Lock()
+				c.backlog.writing = false
 				c.loseLocked(err)
 				c.mu.Unlock()
 				return
@@ -326,7 +353,7 @@ func (c *Client) catchUpLocked() {
 		}
 		s.stale = false
 		if last := s.ch.last.Load(); last != nil && !slices.Contains(last.except, c.ConnID) {
-			c.backlog.add(last.data)
+			c.backlog.add(last.data, nil)
 			s.caught = last.number
 			c.sent++
 			c.dropped--
@@ -377,15 +404,22 @@ func (c *Client) sayCloseLocked(code int, reason string) {
 
 // loseLocked ends a connection that cannot be written to.
 func (c *Client) loseLocked(err error) {
-	if c.ended == nil {
-		why := &CloseError{Code: closeAbnormal, Reason: err.Error()}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			why = &CloseError{Code: CloseTooSlow, Reason: "took nothing for " + c.app.s.opts.stall.String()}
-			c.countSlowLocked()
-		}
-		c.endLocked(why)
+	switch {
+	case c.ended != nil:
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.tooSlowLocked("took nothing for " + c.app.s.opts.stall.String())
+	default:
+		c.endLocked(&CloseError{Code: closeAbnormal, Reason: err.Error()})
 	}
+	c.breakLocked()
+}
+
+// breakLocked gives up the socket of an ended client, and what waits for it.
+func (c *Client) breakLocked() {
 	c.broken = true
+	if c.backlog != nil {
+		c.backlog.abandon()
+	}
 	c.wakeLocked()
 	c.socket.abort()
 }
@@ -397,11 +431,8 @@ func (c *Client) wakeLocked() {
 	}
 }
 
-func (c *Client) countSlowLocked() {
-	c.app.s.stats.slow.Add(1)
-	c.log().Warn("gows: too slow", "code", CloseTooSlow, "dropped", c.dropped)
-}
-
-func (c *Client) log() *slog.Logger {
-	return c.app.s.opts.log.With("app", c.App, "client", c.ClientID, "conn", c.ConnID)
+// tooSlowLocked ends a client that cannot be told so.
+func (c *Client) tooSlowLocked(reason string) {
+	c.slow = true
+	c.endLocked(&CloseError{Code: CloseTooSlow, Reason: reason})
 }

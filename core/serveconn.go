@@ -34,25 +34,27 @@ func (s *Service) ServeConn(conn Conn, h *Handshake) error {
 	if h == nil {
 		h = &Handshake{}
 	}
-	t := &Ticket{remote: h.RemoteAddr}
 	nc := conn.NetConn()
-	if t.remote == "" && nc.RemoteAddr() != nil {
-		t.remote = nc.RemoteAddr().String()
+	if addr := nc.RemoteAddr(); h.RemoteAddr == "" && addr != nil {
+		known := *h
+		known.RemoteAddr = addr.String()
+		h = &known
 	}
+	h = s.behindProxy(h)
+	t := &Ticket{remote: h.RemoteAddr, address: household(h.peer())}
 	_ = nc.SetDeadline(time.Time{})
 	if err := s.identify(context.Background(), h, t); err != nil {
 		return s.refuseConn(conn, h, err)
 	}
-	if !s.enter() {
-		return s.refuseConn(conn, h, refuse(CloseRestart, "restarting"))
+	if err := s.enter(t.address); err != nil {
+		return s.refuseConn(conn, h, err)
 	}
 	c := newClient(t)
 	c.socket = &upgraded{socket: newSocket(nc, &c.own), conn: conn}
 	conn.SetReadLimit(0) // its own error would not name the limit
 	conn.SetPingHandler(func(data string) error {
 		c.heard()
-		c.pong([]byte(data))
-		c.pinged()
+		c.peerPings([]byte(data))
 		return nil
 	})
 	conn.SetPongHandler(func(string) error {
@@ -102,7 +104,7 @@ func (s *Service) refuseConn(conn Conn, h *Handshake, err error) error {
 	if told {
 		err = nil
 	}
-	s.countRefusal(h, r, err)
+	s.countRefusal(h.RemoteAddr, h.peer(), r, err)
 	_ = writeAll(conn.NetConn(), frame.AppendClose(nil, r.Code, r.Reason), refuseWait)
 	_ = conn.Close()
 	return r

@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync"
@@ -31,6 +33,8 @@ type Service struct {
 	replaced replacements
 	away     away
 	sparing  sparing
+	peerLog  peerLog
+	debt     debt
 	stats    counters
 
 	tick           atomic.Uint32 // of the sweeper
@@ -40,6 +44,7 @@ type Service struct {
 	stop                       chan struct{}  // ends the keepers
 	recheck                    chan struct{}  // holds one: sessions are to be looked at
 	refusing                   chan struct{}  // slots for refusals by close
+	authing                    chan struct{}  // slots for calls of Auth, or nil
 
 	link   atomic.Pointer[Link]            // nil before the driver is opened and after Shutdown
 	shared atomic.Pointer[context.Context] // see soon; nil unless the sweeper runs
@@ -50,6 +55,7 @@ type Service struct {
 	opening   chan struct{} // not nil while the driver is being opened, closed then
 	providers map[string]*Provider
 	clients   int           // Attached and not ended
+	occupied  occupancy     // by clients, and by handshakes under way
 	emptied   chan struct{} // closed when clients falls to spared; nil when nobody waits
 	spared    int
 	joined    bool          // Shutdown has begun to wait for leavers: no more
@@ -75,6 +81,7 @@ func New(driver Driver, opts ...Option) *Service {
 	s := &Service{
 		id: rand.Text()[:16], made: time.Now(), opts: defaults(), driver: driver, providers: map[string]*Provider{},
 		stop: make(chan struct{}), recheck: make(chan struct{}, 1), refusing: make(chan struct{}, refusals),
+		debt: debt{over: make(chan struct{}, 1)},
 	}
 	s.app = &App{s: s}
 	s.Websocket.s = s
@@ -83,6 +90,8 @@ func New(driver Driver, opts ...Option) *Service {
 			o.apply(s)
 		}
 	}
+	s.opts.log = slog.New(guardedHandler{s.opts.log.Handler(), new(jam)})
+	s.debt.limit = int64(s.opts.limits.outboxBytes)
 	s.hub.init(s)
 	s.ticksPerSecond = uint32(max(1, time.Second/s.opts.tickOf()))
 	s.tick.Store(1 << 16) // so that "long ago" can be expressed
@@ -131,6 +140,7 @@ func (s *Service) start(link Link) bool {
 	running.add(s)
 	// All end when stop is closed; Shutdown waits for them.
 	s.keepers.Go(func() { s.sweep(s.opts.tickOf()) })
+	s.keepers.Go(s.keepDebt)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.keepers.Go(func() {
 		<-s.stop
@@ -193,7 +203,7 @@ func (s *Service) open(ctx context.Context, n Node) (Link, error) {
 	if s.driver == nil {
 		return nil, errors.New("gows: core.New was given no driver: use drivers.NewMemoryDriver()")
 	}
-	link, err := s.driver.Open(ctx, n)
+	link, err := guardedDriver{s.driver, s.opts.log}.Open(ctx, n)
 	if err != nil {
 		return nil, fmt.Errorf("gows: open the driver: %w", err)
 	}
@@ -270,6 +280,10 @@ func (s *Service) renewSoon() {
 func (s *Service) accepts() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.acceptsLocked()
+}
+
+func (s *Service) acceptsLocked() error {
 	switch {
 	case s.state == stateRunning:
 		return nil
@@ -281,15 +295,34 @@ func (s *Service) accepts() error {
 	return refuse(CloseRestart, "restarting")
 }
 
-// enter counts a connection in, unless the service does not run.
-func (s *Service) enter() bool {
+// beginHandshake counts a handshake in, for as long as it takes, or says why there is to be none.
+func (s *Service) beginHandshake(addr netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state != stateRunning {
-		return false
+	if err := s.acceptsLocked(); err != nil {
+		return err
+	}
+	return s.occupied.add(&s.opts.limits, addr)
+}
+
+func (s *Service) endHandshake(addr netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.occupied.remove(addr)
+}
+
+// enter counts a connection in, or says why not.
+func (s *Service) enter(addr netip.Addr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.acceptsLocked(); err != nil {
+		return err
+	}
+	if err := s.occupied.add(&s.opts.limits, addr); err != nil {
+		return err
 	}
 	s.clients++
-	return true
+	return nil
 }
 
 // beginLeaver counts in a goroutine that Shutdown waits for, unless it waits already.
@@ -303,9 +336,10 @@ func (s *Service) beginLeaver() bool {
 }
 
 // exit counts it out when its last hook has returned.
-func (s *Service) exit() {
+func (s *Service) exit(addr netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.occupied.remove(addr)
 	s.clients--
 	s.emptyLocked()
 }
@@ -358,8 +392,8 @@ func (s *Service) App(name string) *App {
 	return &App{name: name, s: s}
 }
 
-// Shutdown ends the service: it accepts nobody any more, closes every connection with 3001 behind what was sent before, waits
-// until all hooks have returned, offline included, and closes the driver. It waits until ctx ends, or 30 s when ctx has no
+// Shutdown ends the service: it accepts nobody any more, closes every connection with 3001 behind what was sent before, more
+// than 1,000 of them over WithShutdownWindow, waits until all hooks have returned, offline included, and closes the driver. It waits until ctx ends, or 30 s when ctx has no
 // deadline, and then returns an error that says how many hooks still run. Called inside a hook it does not wait for
 // that one. Further calls wait for the first and return what it returned.
 func (s *Service) Shutdown(ctx context.Context) error {
@@ -392,8 +426,7 @@ func (s *Service) Shutdown(ctx context.Context) error {
 	s.mu.Unlock()
 	running.remove(s)
 	if ran {
-		s.hub.flush(ctx)
-		s.closeAll()
+		s.closeAll(ctx)
 		select {
 		case <-emptied:
 		case <-ctx.Done():
@@ -428,14 +461,44 @@ func (s *Service) Shutdown(ctx context.Context) error {
 // closeDriver bounds the end of the driver, for which Shutdown waits even when its own time is over.
 const closeDriver = time.Second
 
-func (s *Service) closeAll() {
+const (
+	calmClients = 1000                   // up to so many are closed at once
+	closeEvery  = 100 * time.Millisecond // of more, a part is closed so often
+)
+
+// closeAll closes every connection, many of them over the window, each behind what was pushed before.
+func (s *Service) closeAll(ctx context.Context) {
 	var clients []*Client
 	for i := range shards {
-		clients = s.hub.clients(i, clients[:0])
-		for _, c := range clients {
+		clients = s.hub.clients(i, clients)
+	}
+	parts := 1
+	if window := s.window(ctx); len(clients) > calmClients && window > closeEvery {
+		parts = int(window / closeEvery)
+	}
+	ticker := time.NewTicker(closeEvery)
+	defer ticker.Stop()
+	for i := range parts {
+		if i > 0 {
+			select {
+			case <-ticker.C:
+			case <-ctx.Done(): // the rest at once
+			}
+		}
+		s.hub.flush(ctx)
+		for _, c := range clients[len(clients)*i/parts : len(clients)*(i+1)/parts] {
 			_ = c.shut(CloseRestart, "restarting") // fails for those that have ended
 		}
 	}
+}
+
+// window is over how long the closes are spread: what comes after them needs time, too.
+func (s *Service) window(ctx context.Context) time.Duration {
+	window := s.opts.spread
+	if deadline, ok := ctx.Deadline(); ok {
+		window = min(window, time.Until(deadline)/2)
+	}
+	return window
 }
 
 func (s *Service) stuck(cause error) error {

@@ -25,12 +25,13 @@ func (c *Client) register(ctx context.Context) error {
 	if err := c.enroll(ctx, link); err != nil {
 		return err
 	}
-	switch s.opts.sessions {
-	case RejectNew:
-		err = c.yieldToOlder(ctx, link)
-	case ReplaceOld:
+	switch limit := s.opts.limits.perClient; {
+	case s.opts.sessions == RejectNew:
+		err = c.yieldToOlder(ctx, link, 1, "already connected")
+	case s.opts.sessions == ReplaceOld:
 		err = c.replaceOlder(ctx, link)
-	case AllowMany:
+	case limit > 0:
+		err = c.yieldToOlder(ctx, link, limit, "too many connections")
 	}
 	if err != nil {
 		return err
@@ -62,8 +63,8 @@ func (c *Client) numbered(number uint64) {
 	}
 }
 
-// yieldToOlder refuses this connection when the client id has an older one anywhere.
-func (c *Client) yieldToOlder(ctx context.Context, link Link) error {
+// yieldToOlder refuses this connection when the client id has limit older ones, on whatever nodes.
+func (c *Client) yieldToOlder(ctx context.Context, link Link, limit int, reason string) error {
 	others, err := link.Find(ctx, c.App, c.ClientID)
 	if err != nil {
 		return unavailable("find", err)
@@ -71,10 +72,14 @@ func (c *Client) yieldToOlder(ctx context.Context, link Link) error {
 	c.mu.Lock()
 	number := c.number
 	c.mu.Unlock()
+	older := 0
 	for _, other := range others {
 		if other.ConnID != c.ConnID && other.Number < number {
-			return refuse(CloseTooMany, "already connected")
+			older++
 		}
+	}
+	if older >= limit {
+		return refuse(CloseTooMany, reason)
 	}
 	return nil
 }
@@ -91,7 +96,8 @@ func (c *Client) replaceOlder(ctx context.Context, link Link) error {
 	c.mu.Unlock()
 	if err := c.replaceAmong(ctx, link, number, found); err != nil {
 		s := c.app.s
-		s.sparing.warn(c.log(), "gows: an older connection may live on: its node cannot be told, which is tried again", "err", err)
+		s.sparing.warn(s.opts.log, "gows: an older connection may live on: its node cannot be told, which is tried again",
+			append(c.names(), "err", err)...)
 		signal(s.recheck)
 	}
 	return nil

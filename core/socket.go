@@ -2,6 +2,7 @@ package core
 
 import (
 	"crypto/tls"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -19,7 +20,7 @@ type socket interface {
 	// which try would fail.
 	write(p []byte, stall time.Duration) error
 	settle()
-	// readUntil bounds the reading from now on.
+	// readUntil bounds the reading from now on. Where that cannot be had it ends the connection: nobody would wake the reader.
 	readUntil(t time.Time)
 	// close ends the connection and may wait for a moment; abort never waits.
 	close()
@@ -72,7 +73,11 @@ func (s *stream) write(p []byte, stall time.Duration) error { return writeAll(s.
 
 func (s *stream) settle() { _ = s.nc.SetWriteDeadline(time.Time{}) }
 
-func (s *stream) readUntil(t time.Time) { _ = s.nc.SetReadDeadline(t) }
+func (s *stream) readUntil(t time.Time) {
+	if s.nc.SetReadDeadline(t) != nil {
+		s.abort()
+	}
+}
 
 func (s *stream) close() { _ = s.nc.Close() }
 
@@ -89,7 +94,10 @@ func writeAll(nc net.Conn, p []byte, stall time.Duration) error {
 	if err := nc.SetWriteDeadline(time.Now().Add(stall)); err != nil {
 		return err
 	}
-	_, err := nc.Write(p)
+	n, err := nc.Write(p)
+	if err == nil && n < len(p) { // a wrapper's mistake, behind which the stream would go on in the middle of a frame
+		err = io.ErrShortWrite
+	}
 	return err
 }
 
@@ -100,6 +108,15 @@ type writer struct {
 	n    int
 	err  error
 	once func(fd uintptr) bool
+
+	flight *flight // of the batch, if it is counted
+	left   bool    // some of it was left in an outbox
+}
+
+// leaves notes that something is left in an outbox, and returns under which flight.
+func (w *writer) leaves() *flight {
+	w.left = true
+	return w.flight
 }
 
 var writers = sync.Pool{New: func() any {
@@ -111,6 +128,6 @@ var writers = sync.Pool{New: func() any {
 func getWriter() *writer { return writers.Get().(*writer) } //nolint:errcheck // the pool holds nothing else
 
 func (w *writer) free() {
-	w.p, w.err = nil, nil
+	w.p, w.err, w.flight, w.left = nil, nil, nil, false
 	writers.Put(w)
 }

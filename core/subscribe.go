@@ -106,7 +106,7 @@ func (c *Client) undo(link Link, topics, joined []Topic) {
 		last, err := link.Leave(ctx, m, joined...)
 		s.tell(ctx, link, "leave", m, last)
 		if err != nil {
-			s.sparing.warn(c.log(), "gows: leave failed", "err", err)
+			s.sparing.warn(s.opts.log, "gows: leave failed", append(c.names(), "err", err)...)
 		}
 	}()
 }
@@ -143,6 +143,7 @@ func (c *Client) leave() {
 	if done == nil {
 		x.left = make(chan struct{})
 	}
+	why, slow, dropped := c.ended, c.slow, c.dropped
 	c.mu.Unlock()
 	if done != nil { // no sync.Once: in a synctest bubble no time passes while somebody waits for a lock
 		<-done
@@ -150,6 +151,10 @@ func (c *Client) leave() {
 	}
 	defer close(x.left)
 	s := c.app.s
+	if slow {
+		s.stats.slow.Add(1)
+		c.log().Warn("gows: too slow", "code", why.Code, "reason", why.Reason, "dropped", dropped)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 	defer cancel()
 	// A Sub that is under way sees that the client has ended, or is undone here: it is waited for, within opTimeout.
@@ -170,7 +175,7 @@ func (c *Client) leave() {
 		s.tell(ctx, link, "leave", m, last)
 	}
 	if err != nil {
-		c.app.s.sparing.warn(c.log(), "gows: leave failed", "err", err)
+		s.sparing.warn(s.opts.log, "gows: leave failed", append(c.names(), "err", err)...)
 	}
 	s.hub.release([]*channel{everyone})
 }

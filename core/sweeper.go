@@ -45,6 +45,13 @@ func (o *options) tickOf() time.Duration {
 
 // check is the sweeper's look at one client.
 func (c *Client) check(every time.Duration) {
+	if hung := c.look(every); hung > 0 {
+		c.log().Warn("gows: a hook has been running for 10 s", "duration", hung)
+	}
+}
+
+// look returns for how long a hook has been running, if that is to be logged.
+func (c *Client) look(every time.Duration) (hung time.Duration) {
 	s := c.app.s
 	now := s.tick.Load()
 	c.mu.Lock()
@@ -59,7 +66,7 @@ func (c *Client) check(every time.Duration) {
 		c.flushLocked()
 		if ran := time.Duration(now-c.hookTick) * every; c.hookTick != 0 && ran >= hookWarning && !c.hookLogged {
 			c.hookLogged = true
-			c.log().Warn("gows: a hook has been running for 10 s", "duration", ran)
+			hung = ran
 		}
 	case pinged != 0:
 		if c.backlog != nil { // the ping may be behind it; the drainer judges the peer
@@ -73,6 +80,7 @@ func (c *Client) check(every time.Duration) {
 		c.writeLocked(w, pingFrame)
 		w.free()
 	}
+	return hung
 }
 
 // jitter spreads the pings of clients that came at the same moment over a tenth of the interval.

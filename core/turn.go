@@ -124,7 +124,10 @@ func (ch *channel) turn(limit int, slots slots) (over bool) {
 		if ch.rules.Slow == Latest {
 			ch.keepLast(b)
 		}
-		d := delivery{batch: b, writer: w}
+		d := delivery{batch: b, writer: w, slots: &slots}
+		if limit := ch.hub.s.opts.limits.flightBytes; limit > 0 {
+			w.flight = &flight{limit: limit}
+		}
 		if ch.topic.Channel == "" {
 			inSlots(&slots, ch.hub.everybody(ch.topic.App), d.toClients)
 		} else {
@@ -207,6 +210,7 @@ type delivery struct {
 	*batch
 
 	writer        *writer
+	slots         *slots
 	sent, dropped int64
 	fetched       int
 	some          batch // what is left for a client that some frames leave out
@@ -234,6 +238,7 @@ func (d *delivery) toSubscribers(subs []*subscription) {
 		for _, s := range some {
 			d.to(s.client, s)
 		}
+		d.await()
 	}
 }
 
@@ -247,6 +252,7 @@ func (d *delivery) toClients(clients []*Client) {
 		for _, c := range some {
 			d.to(c, nil)
 		}
+		d.await()
 	}
 }
 
@@ -254,6 +260,10 @@ func (d *delivery) to(c *Client, s *subscription) {
 	sent, dropped := c.deliver(d.writer, s, d.framesFor(c))
 	d.sent += int64(sent)
 	d.dropped += int64(dropped)
+	if f := d.writer.flight; f != nil && d.writer.left {
+		f.debtors = append(f.debtors, c)
+		d.writer.left = false
+	}
 }
 
 // framesFor returns the frames that c gets: nearly always all of them, the shared slice.

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	badMessages   = 20 // 400s within badSeconds close the connection
+	badMessages   = 20 // 400s, and messages beyond WithMessageRate, within badSeconds close the connection
 	badSeconds    = 10
 	openPublishes = 64   // publish verbs of one client whose answer is to come
 	listedMembers = 1000 // in the answer to a presence verb
@@ -24,6 +24,9 @@ func (c *Client) receive(text []byte) {
 	m, err := decode(text)
 	m.ClientID = c.ClientID
 	asked := question{m.ID, m.Type, m.Channel} // m is the hook's, who may change it
+	if !c.allowed() {
+		err = errTooMany
+	}
 	if err == nil {
 		err = c.dispatch(m, asked)
 	}
@@ -38,6 +41,11 @@ func (c *Client) receive(text []byte) {
 
 // question is what an answer is to.
 type question struct{ id, kind, channel string }
+
+const tooManyMessages = "too many messages"
+
+// errTooMany is the answer to a message beyond WithMessageRate.
+var errTooMany = Errorf(http.StatusTooManyRequests, tooManyMessages+", slow down")
 
 // errAnswered is returned by verbs that answer themselves.
 var errAnswered = errors.New("gows: answered")
@@ -172,7 +180,7 @@ func (c *Client) mayPublish() bool {
 func (c *Client) published() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.open--
+	c.open = max(1, c.open) - 1 // a driver that panics may have said so before
 	if c.extras != nil {
 		wake(&c.extras.opened)
 	}
@@ -194,13 +202,16 @@ func (c *Client) answerError(asked question, err error) {
 		c.log().Error("gows: a message failed", "type", asked.kind, "channel", asked.channel, "err", err)
 	}
 	c.answer(appendError(nil, asked, code, text))
-	if code == http.StatusBadRequest {
-		c.countBad()
+	switch {
+	case err == errTooMany: //nolint:errorlint // that very one: a hook's own 429 is its own affair
+		c.countBad(tooManyMessages)
+	case code == http.StatusBadRequest:
+		c.countBad("too many bad messages")
 	}
 }
 
-// countBad closes a connection whose client does not know what it is saying.
-func (c *Client) countBad() {
+// countBad closes a connection whose client does not know what it is saying, or when to stop.
+func (c *Client) countBad(reason string) {
 	s := c.app.s
 	now := s.tick.Load()
 	c.mu.Lock()
@@ -209,7 +220,7 @@ func (c *Client) countBad() {
 		c.badTick, c.bad = now, 0
 	}
 	if c.bad++; c.bad >= badMessages {
-		_ = c.shutLocked(CloseTooManyBad, "too many bad messages")
+		_ = c.shutLocked(CloseTooManyBad, reason)
 	}
 }
 
@@ -247,8 +258,10 @@ func (c *Client) call(name string, hook func() error) (err error) {
 	}
 	c.mu.Unlock()
 	s.stats.hooks.Add(1)
+	returned := false
 	defer func() {
-		if v := recover(); v != nil {
+		v := recover()
+		if v != nil {
 			broke := &panicError{value: v, stack: debug.Stack()}
 			c.log().Error("gows: "+name+" panicked", "err", broke, "stack", string(broke.stack))
 			err = broke
@@ -257,8 +270,23 @@ func (c *Client) call(name string, hook func() error) (err error) {
 		c.mu.Lock()
 		c.hookTick = 0
 		c.mu.Unlock()
+		if v == nil && !returned { // runtime.Goexit, as t.Fatal in a test's hook: this goroutine cannot be kept
+			c.log().Error("gows: " + name + " ended its goroutine, and with it the connection")
+			go c.orphaned(name) // ends with the connection
+		}
 	}()
-	return hook()
+	if err = hook(); err != nil {
+		ask(err)
+	}
+	returned = true
+	return err
+}
+
+// ask asks an error all that is going to be asked. One that is a nil pointer panics then, which must happen inside call.
+func ask(err error) {
+	_, _, _ = answerFor(err)
+	r, _ := refusalFor(err)
+	_ = r.Code // r is nil where err is a nil *Refusal
 }
 
 func appendPong(dst []byte, id string) []byte {

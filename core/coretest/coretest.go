@@ -38,6 +38,7 @@ func Run(t testing.TB, opts ...core.Option) *core.Service {
 // RunOn is Run on a driver: services that share one are nodes of one cluster.
 func RunOn(t testing.TB, driver core.Driver, opts ...core.Option) *core.Service {
 	t.Helper()
+	opts = append([]core.Option{core.WithShutdownWindow(0)}, opts...) // a test does not wait for crowds to leave
 	service := core.New(driver, opts...)
 	if err := service.Run(); err != nil {
 		t.Fatal(err)
