@@ -91,8 +91,8 @@ func (c *Client) cutOff(reason string, f *flight) {
 }
 
 // WithFlightBytes bounds how much of one message, or of one batch of up to 256 KiB, may wait in the outboxes of all
-// subscribers of this node together, in bytes. Default no bound: a message of 1 MiB to 10,000 subscribers may need 10 GB
-// for a moment, of which WithTotalOutboxBytes would cut off most. With it the message goes to the others when the first have
+// subscribers of this node together, in bytes. Default no bound. A message of 1 MiB to 10,000 subscribers may need 10 GB
+// for a moment, most of whom WithTotalOutboxBytes would cut off. With it the message goes to the others when the first have
 // taken it. So a channel becomes as slow as its slow subscribers are; those who have not taken their message within
 // WithWriteStall are cut off.
 func WithFlightBytes(n int) Option {

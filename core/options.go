@@ -125,8 +125,8 @@ func WithPresenceData(keys ...string) Option {
 }
 
 // WithShutdownWindow sets over how long Shutdown spreads the closes of more than 1,000 connections, so that they do not all
-// come back, to the other nodes, in the same second. Default 5 s, and half of the time that the context of Shutdown has left
-// at most; 0 closes all of them at once.
+// come back, to the other nodes, in the same second. Default 5 s; never more than half of the time that the context of Shutdown
+// has left. 0 closes all of them at once.
 func WithShutdownWindow(d time.Duration) Option {
 	return optionFunc(func(s *Service) {
 		if d < 0 {

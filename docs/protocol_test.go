@@ -50,7 +50,7 @@ type elsewhere struct{ core.Node }
 
 func (elsewhere) ID() string { return "elsewhere" }
 
-func newServer(t *testing.T) *server {
+func newServer(t *testing.T, opts ...core.Option) *server {
 	t.Helper()
 	provider := &core.Provider{
 		Auth: func(token string) (map[string]any, error) {
@@ -94,9 +94,10 @@ func newServer(t *testing.T) *server {
 		},
 	}
 	s := &server{t: t, driver: &watched{Driver: drivers.NewMemoryDriver()}}
-	s.service = coretest.RunOn(t, s.driver, provider,
+	opts = append(opts, provider,
 		core.WithChannel("room:*", core.Rules{Presence: core.PresenceEvents}), core.WithPresenceData("name"),
 		core.WithLogger(slog.New(slog.DiscardHandler)))
+	s.service = coretest.RunOn(t, s.driver, opts...)
 	for _, app := range []string{"shop", "forum"} {
 		if err := s.service.RegisterProvider(app, provider); err != nil {
 			t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -41,6 +42,14 @@ var refused = map[string]string{
 	"met an error of the server: a database that is away, a panic": "GET /ws?token=broken HTTP/1.1\nHost: localhost\n" + upgrade + key + "\n",
 	"was given an identity that is none: no `client_id`":           "GET /ws?token=nameless HTTP/1.1\nHost: localhost\n" + upgrade + key + "\n",
 	"came while the server shuts down":                             "GET /ws?token=alice HTTP/1.1\nHost: localhost\n" + upgrade + key + "\n",
+	"found the node full":                                          "GET /ws?token=alice HTTP/1.1\nHost: localhost\n" + upgrade + key + "\n",
+	"found its address with as many connections as one may have":   "GET /ws?token=alice HTTP/1.1\nHost: localhost\n" + upgrade + key + "\n",
+}
+
+// limited are the rows for which a server has an option, and one connection already.
+var limited = map[string]core.Option{
+	"found the node full": core.WithMaxConnections(1),
+	"found its address with as many connections as one may have": core.WithMaxConnectionsPerAddress(1),
 }
 
 func TestTheTableOfRefusalsIsWhatTheServerSays(t *testing.T) {
@@ -57,7 +66,12 @@ func TestTheTableOfRefusalsIsWhatTheServerSays(t *testing.T) {
 			if !ok {
 				t.Fatal("no request for this row")
 			}
-			s := newServer(t)
+			s := newServer(t, limited[row[0]])
+			if limited[row[0]] != nil {
+				h := coretest.Handshake()
+				h.RemoteAddr, h.Token = "127.0.0.1:1", "first"
+				coretest.Dial(t, s.service, h)
+			}
 			if strings.Contains(row[0], "shuts down") {
 				if err := s.service.Shutdown(t.Context()); err != nil {
 					t.Fatal(err)
@@ -77,6 +91,9 @@ func TestTheTableOfRefusalsIsWhatTheServerSays(t *testing.T) {
 			}
 			if want := leadingDigits.FindString(row[1]); want != "" && want != strconv.Itoa(said.Status) {
 				t.Errorf("got status %d, want %s", said.Status, row[1])
+			}
+			if comesBack := said.Status == http.StatusServiceUnavailable; comesBack != strings.Contains(head, "\nRetry-After: ") {
+				t.Errorf("Retry-After with status %d? %s", said.Status, head)
 			}
 			if want := strconv.Itoa(said.Code); want != row[2] {
 				t.Errorf("got code %d, want %s", said.Code, row[2])
@@ -158,7 +175,8 @@ func TestTheTableOfOptionsIsCompleteAndHasTheirDefaults(t *testing.T) {
 	defaults := regexp.MustCompile(`Default (\d[^.;]*?|[^.;]+?)(?:[.;]|, then)`)
 	for _, file := range []string{english, chinese} {
 		named := map[string]bool{}
-		for _, row := range read(t, file).checked(t, "options").rows {
+		p := read(t, file)
+		for _, row := range slices.Concat(p.checked(t, "options").rows, p.checked(t, "protecting options").rows) {
 			name, _, _ := strings.Cut(strings.Trim(row[0], "`"), "(")
 			doc, ok := options[name]
 			named[name] = true

@@ -314,6 +314,38 @@ func TestRedisSecondSessionIsRejectedOnAnyNode(t *testing.T) {
 }
 
 // Two prefixes on one server, and two DBs with one prefix, are worlds of their own.
+func TestRedisOfManyConnectionsOfOneClientAsManyStayAsMay(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, options drivers.RedisOptions) {
+		t.Helper()
+		nodes := threeNodes(t, newRedis(t, options), core.WithMaxConnectionsPerClient(3), core.WithLogger(nil))
+		conns := make([]*coretest.Conn, 12)
+		var coming sync.WaitGroup
+		for i := range conns {
+			conns[i] = coretest.Connect(t, nodes[i%len(nodes)], map[string]any{"client_id": "anna"})
+			coming.Go(func() { conns[i].SendText(`{"type":"ping"}`) })
+		}
+		coming.Wait()
+		comesTrue(t, "three are left", func() bool {
+			stats := 0
+			for _, s := range nodes {
+				stats += s.Stats().Connections
+			}
+			return stats == 3
+		})
+		if err := nodes[0].Disconnect(t.Context(), "anna", 4000, "that is all"); err != nil {
+			t.Fatal(err)
+		}
+		codes := map[int]int{}
+		for _, c := range conns {
+			codes[c.Closed().Code]++
+		}
+		if codes[core.CloseTooMany] != 9 || codes[4000] != 3 {
+			t.Error(codes)
+		}
+	})
+}
+
 func TestRedisPrefixesAndDBsNeverMeet(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

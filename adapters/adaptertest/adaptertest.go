@@ -94,6 +94,7 @@ var cases = []struct {
 	{"a request that is no handshake is told so", false, (*stage).noHandshake},
 	{"a service that is not there or does not run says so", false, (*stage).noService},
 	{"odd headers get an answer", false, (*stage).oddHeaders},
+	{"no header hides the address that is counted, unless its proxy is trusted", false, (*stage).addresses},
 
 	{"messages of up to 64 KiB come and go", false, (*stage).messages},
 	{"a message in the packet of the request is not lost", false, (*stage).earlyMessage},
