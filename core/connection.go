@@ -261,8 +261,9 @@ func (c *Client) pong(payload []byte) {
 	}
 }
 
-// lingers waits until the close frame has left, at most for the write stall, and until the peer has answered it or the
-// deadline of shut is over: closing a socket that has unread bytes destroys what is on its way to the peer.
+// lingers waits until the close frame has left, at most for the write stall, and until the peer has answered it and hung up
+// or a deadline is over: closing a socket that has unread bytes destroys what is on its way to the peer, and a peer may
+// still have been writing when it closed.
 func (c *Client) lingers() {
 	c.mu.Lock()
 	var flushed chan struct{}
@@ -279,7 +280,13 @@ func (c *Client) lingers() {
 		case <-time.After(c.app.s.opts.stall):
 		}
 	}
-	for !goodbye {
+	if goodbye {
+		if !c.socket.endWriting() {
+			return
+		}
+		c.socket.readUntil(time.Now().Add(closeWait))
+	}
+	for {
 		if _, err := c.socket.read(); err != nil {
 			return
 		}

@@ -29,7 +29,7 @@
 //	channel.go     who is subscribed, what is pending  turn.go     one slice for all subscribers
 //	outbox.go      to the kernel, or what waits for it   debt.go     what waits for all of them
 //	sweeper.go     pings, expiry, peers that vanished   service.go  Run and Shutdown
-//	peerlog.go     what is logged about one peer
+//	peerlog.go     what is logged about one peer        guard.go    what a driver or a log may not do: panic
 //
 // # Concurrency
 //

@@ -103,6 +103,8 @@ func (s *stubSocket) close() { s.once.Do(func() { close(s.closed) }) }
 
 func (s *stubSocket) abort() { s.close() }
 
+func (s *stubSocket) endWriting() bool { return false }
+
 // HeapBytes is what the live objects take, after garbage collection.
 func HeapBytes() uint64 {
 	var m runtime.MemStats

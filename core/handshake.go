@@ -13,6 +13,7 @@ import (
 // Handshake is the request of a client that wants a connection, in plain values that the core owns: a host copies what it
 // needs out of its request and keeps no part of it. Admit does not keep the Handshake.
 type Handshake struct {
+	Proto      string // HTTP/1.1 when empty
 	Method     string
 	Host       string
 	RemoteAddr string      // as it shall be known: behind a trusted proxy the address the framework made out
@@ -36,7 +37,7 @@ func NewHandshake(r *http.Request) *Handshake {
 		header["Transfer-Encoding"] = r.TransferEncoding
 	}
 	return &Handshake{
-		Method: r.Method, Host: r.Host, RemoteAddr: r.RemoteAddr, Peer: r.RemoteAddr,
+		Proto: r.Proto, Method: r.Method, Host: r.Host, RemoteAddr: r.RemoteAddr, Peer: r.RemoteAddr,
 		Header: header, Query: r.URL.Query(), Identity: identity,
 	}
 }
@@ -46,7 +47,7 @@ func NewHandshake(r *http.Request) *Handshake {
 // Fiber does.
 func (h *Handshake) Clone() *Handshake {
 	return &Handshake{
-		Method: strings.Clone(h.Method), Host: strings.Clone(h.Host),
+		Proto: strings.Clone(h.Proto), Method: strings.Clone(h.Method), Host: strings.Clone(h.Host),
 		RemoteAddr: strings.Clone(h.RemoteAddr), Peer: strings.Clone(h.Peer),
 		Header: owned(h.Header), Query: owned(h.Query),
 		App: strings.Clone(h.App), Token: strings.Clone(h.Token), Identity: owned(h.Identity), Data: owned(h.Data),
@@ -147,6 +148,9 @@ func (h *Handshake) malformed() *Refusal {
 	case !h.upgrades():
 		return wrong(http.StatusUpgradeRequired, "this is a WebSocket endpoint: connect with new WebSocket(url); a proxy in between must speak HTTP/1.1 and pass on Upgrade and Connection",
 			"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13")
+	case h.outdated():
+		return wrong(http.StatusUpgradeRequired, "a WebSocket handshake is at least HTTP/1.1 (nginx: proxy_http_version 1.1)",
+			"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13")
 	case h.Header.Get("Sec-Websocket-Version") != "13":
 		return wrong(http.StatusUpgradeRequired, "Sec-WebSocket-Version must be 13",
 			"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13")
@@ -157,6 +161,12 @@ func (h *Handshake) malformed() *Refusal {
 		return wrong(http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64")
 	}
 	return nil
+}
+
+// outdated reports whether the request is older than HTTP/1.1, which knows neither Upgrade nor where a chunked body ends.
+func (h *Handshake) outdated() bool {
+	major, minor, ok := http.ParseHTTPVersion(h.Proto)
+	return h.Proto != "" && (!ok || major < 1 || major == 1 && minor < 1)
 }
 
 // upgrades reports whether the request asks for a WebSocket at all.

@@ -1,9 +1,6 @@
 package core_test
 
 import (
-	"bufio"
-	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -21,7 +18,6 @@ import (
 
 	"github.com/duxweb/go-ws/core"
 	"github.com/duxweb/go-ws/core/coretest"
-	"github.com/duxweb/go-ws/drivers"
 )
 
 const toldToUpgrade = "this is a WebSocket endpoint: connect with new WebSocket(url); a proxy in between must speak HTTP/1.1 and pass on Upgrade and Connection"
@@ -271,52 +267,6 @@ func TestNewHandshakeTakesWhatTheCoreNeeds(t *testing.T) {
 	if h := core.NewHandshake(r); h.Identity != nil {
 		t.Error("an identity out of nowhere")
 	}
-}
-
-// FuzzHandshake: whatever the request, Admit returns a ticket or a *Refusal, and a request that gets in was well-formed.
-func FuzzHandshake(f *testing.F) {
-	good := coretest.Handshake().Header
-	seed := func(method, origin, protocol, authorization, query string) {
-		f.Add(method, "example.com", origin, good.Get("Connection"), good.Get("Upgrade"), good.Get("Sec-Websocket-Version"),
-			good.Get("Sec-Websocket-Key"), protocol, authorization, query)
-	}
-	seed("GET", "", "", "", "")
-	seed("GET", "https://example.com", "gows, gows.bearer.YWJj", "Bearer abc", "token=abc&app=shop")
-	seed("POST", "null", "gows.bearer.=", "Basic \x00", "app=%ff&token=%zz;")
-	f.Add("", "[::1", "://", "", "", "", "", ",,", "bearer", "=&=")
-	service := core.New(drivers.NewMemoryDriver(), core.WithLogger(nil), core.WithOrigins("https://*.example.com:*", "null"), &core.Provider{
-		Auth: func(token string) (map[string]any, error) { return map[string]any{"client_id": "c" + token}, nil },
-	})
-	if err := service.Run(); err != nil {
-		f.Fatal(err)
-	}
-	f.Cleanup(func() { _ = service.Shutdown(context.Background()) })
-	f.Fuzz(func(t *testing.T, method, host, origin, connection, upgrade, version, key, protocol, authorization, query string) {
-		values, _ := url.ParseQuery(query) // what could be parsed, as net/http has it
-		h := &core.Handshake{Method: method, Host: host, Query: values, Header: http.Header{
-			"Origin": {origin}, "Connection": {connection}, "Upgrade": {upgrade}, "Sec-Websocket-Version": {version},
-			"Sec-Websocket-Key": {key}, "Sec-Websocket-Protocol": {protocol}, "Authorization": {authorization},
-		}}
-		ticket, err := service.Admit(context.Background(), h)
-		if err != nil {
-			var refused *core.Refusal
-			if ticket != nil || !errors.As(err, &refused) || refused.Status < 400 || refused.Status > 599 || refused.Reason == "" {
-				t.Fatal(ticket, err)
-			}
-			return
-		}
-		if method != http.MethodGet || version != "13" || len(key) < 22 {
-			t.Fatalf("%q %q %q got in", method, version, key)
-		}
-		response, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(core.Response(ticket))), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = response.Body.Close()
-		if echoed := response.Header.Get("Sec-Websocket-Protocol"); echoed != "" && echoed != "gows" || len(response.Header) > 4 {
-			t.Fatalf("%v", response.Header)
-		}
-	})
 }
 
 func TestACloneOfAHandshakeOutlivesTheMemoryOfTheRequest(t *testing.T) {

@@ -180,6 +180,7 @@ func (h *hub) close() {
 			ch.closed = true
 			ch.mu.Unlock()
 		}
+		clear(sh.channels)
 		sh.mu.Unlock()
 	}
 	h.turns.Wait()

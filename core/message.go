@@ -132,16 +132,24 @@ func envelopeMap(payload any) (map[string]any, bool) {
 	for iter := v.MapRange(); iter.Next(); {
 		fields[iter.Key().String()] = iter.Value().Interface()
 	}
-	return fields, reflect.ValueOf(fields["type"]).Kind() == reflect.String
+	_, ok := asText(fields["type"])
+	return fields, ok
+}
+
+// asText returns a string, of whatever type. A json.Number is a number.
+func asText(value any) (string, bool) {
+	v := reflect.ValueOf(value)
+	if _, number := value.(json.Number); number || v.Kind() != reflect.String {
+		return "", false
+	}
+	return v.String(), true
 }
 
 // encodeMap encodes what envelopeMap returned, which is used up.
 func encodeMap(fields map[string]any, stamp string) (encoded, error) {
-	head := appendString([]byte(`{"type":`), reflect.ValueOf(fields["type"]).String())
-	var channel string
-	if v := reflect.ValueOf(fields["channel"]); v.Kind() == reflect.String {
-		channel = v.String()
-	}
+	kind, _ := asText(fields["type"])
+	head := appendString([]byte(`{"type":`), kind)
+	channel, _ := asText(fields["channel"])
 	delete(fields, "type")
 	delete(fields, "channel")
 	if stamp != "" {

@@ -50,7 +50,8 @@ func (s *Service) ServeConn(conn Conn, h *Handshake) error {
 		return s.refuseConn(conn, h, err)
 	}
 	c := newClient(t)
-	c.socket = &upgraded{socket: newSocket(nc, &c.own), conn: conn}
+	u := &upgraded{socket: newSocket(nc, &c.own), conn: conn}
+	c.socket = u
 	conn.SetReadLimit(0) // its own error would not name the limit
 	conn.SetPingHandler(func(data string) error {
 		c.heard()
@@ -67,36 +68,41 @@ func (s *Service) ServeConn(conn Conn, h *Handshake) error {
 		return nil
 	})
 	c.arrive()
-	for c.readMessage(conn) {
+	for c.readMessage(u) {
 	}
 	c.end()
 	return nil
 }
 
 // readMessage handles one message and reports whether reading goes on.
-func (c *Client) readMessage(conn Conn) bool {
-	kind, r, err := conn.NextReader()
+func (c *Client) readMessage(u *upgraded) bool {
+	kind, r, err := u.conn.NextReader()
 	if err != nil {
-		c.lost(err)
-		return false
+		return c.failed(u, err)
 	}
 	limit := c.app.s.opts.messageBytes
 	text, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
 	c.heard()
 	switch {
 	case err != nil:
-		c.lost(err)
-		return false
+		return c.failed(u, err)
 	case len(text) > limit:
 		_ = c.shut(closeTooLarge, fmt.Sprintf("message larger than %d bytes", limit))
 	case frame.Op(kind) == frame.Binary:
 		_ = c.shut(closeUnsupported, noBinary)
 	case !utf8.Valid(text):
-		_ = c.shut(closeBadText, "text is not UTF-8")
+		_ = c.shut(closeBadText, "text message is not UTF-8")
 	default:
 		c.receive(text)
 	}
 	return true
+}
+
+// failed notes that nothing more can be read.
+func (c *Client) failed(u *upgraded, err error) bool {
+	u.drains = !c.Closed()
+	c.lost(err)
+	return false
 }
 
 func (s *Service) refuseConn(conn Conn, h *Handshake, err error) error {
@@ -113,7 +119,8 @@ func (s *Service) refuseConn(conn Conn, h *Handshake, err error) error {
 // upgraded is a socket whose reading is the other library's.
 type upgraded struct {
 	socket
-	conn Conn
+	conn   Conn
+	drains bool // the other library has closed after a violation, or the peer is gone
 }
 
 func (u *upgraded) read() ([]byte, error) { return nil, io.EOF }
@@ -122,9 +129,24 @@ func (u *upgraded) readUntil(t time.Time) { _ = u.conn.SetReadDeadline(t) }
 
 // close also wakes a reader whose connection does not really close: that of fasthttp ends with the handler.
 func (u *upgraded) close() {
+	if u.drains {
+		u.drain()
+	}
 	_ = u.conn.SetReadDeadline(time.Unix(1, 0))
 	_ = u.conn.Close()
 }
+
+// drain takes in what the peer still sends, until it has seen the end: closing a socket that has unread bytes destroys what
+// is on its way to the peer.
+func (u *upgraded) drain() {
+	nc := u.conn.NetConn()
+	if half, ok := nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		_ = nc.SetReadDeadline(time.Now().Add(closeWait))
+		_, _ = io.Copy(io.Discard, nc)
+	}
+}
+
+func (u *upgraded) endWriting() bool { return false } // close drains
 
 func (u *upgraded) abort() {
 	_ = u.conn.SetReadDeadline(time.Unix(1, 0))

@@ -68,8 +68,8 @@ func TestShutdownTellsEverybodyToReconnectBehindWhatWasSent(t *testing.T) {
 					t.Fatal(got)
 				}
 			}
-			if n := s.Stats().Connections; n != 0 {
-				t.Fatal("connections:", n)
+			if stats := s.Stats(); stats.Connections != 0 || stats.Channels != 0 {
+				t.Fatalf("after the end: %+v", stats)
 			}
 			reading.Wait()
 		})

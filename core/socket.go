@@ -22,6 +22,8 @@ type socket interface {
 	settle()
 	// readUntil bounds the reading from now on. Where that cannot be had it ends the connection: nobody would wake the reader.
 	readUntil(t time.Time)
+	// endWriting tells the peer that nothing more comes, and reports whether it could.
+	endWriting() bool
 	// close ends the connection and may wait for a moment; abort never waits.
 	close()
 	abort()
@@ -77,6 +79,11 @@ func (s *stream) readUntil(t time.Time) {
 	if s.nc.SetReadDeadline(t) != nil {
 		s.abort()
 	}
+}
+
+func (s *stream) endWriting() bool {
+	half, ok := s.nc.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
 }
 
 func (s *stream) close() { _ = s.nc.Close() }

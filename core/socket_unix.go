@@ -172,7 +172,17 @@ func (s *rawSocket) write(p []byte, stall time.Duration) error { return writeAll
 
 func (s *rawSocket) settle() { _ = s.nc.SetWriteDeadline(time.Time{}) }
 
-func (s *rawSocket) readUntil(t time.Time) { _ = s.nc.SetReadDeadline(t) }
+func (s *rawSocket) readUntil(t time.Time) {
+	if s.nc.SetReadDeadline(t) != nil {
+		s.abort()
+	}
+}
+
+func (s *rawSocket) endWriting() bool {
+	ended := false
+	_ = s.raw.Control(func(fd uintptr) { ended = syscall.Shutdown(int(fd), syscall.SHUT_WR) == nil })
+	return ended
+}
 
 func (s *rawSocket) close() { _ = s.nc.Close() }
 

@@ -228,6 +228,10 @@ func (c *redisCommands) take(text string) {
 	if c.link.node == nil {
 		return
 	}
+	if e.Action == core.ActionSend && !bytes.HasPrefix(e.Payload, []byte("{")) {
+		c.link.fault(errors.New("redis: a command in the channel of this node is to send what is no JSON object"))
+		return
+	}
 	e.size = len(text)
 	if c.bytes.Add(int64(e.size)) <= commandBytes {
 		select {

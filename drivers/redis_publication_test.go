@@ -2,7 +2,6 @@ package drivers_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -42,37 +41,4 @@ func TestAnyProgramMayPublishAJSONObject(t *testing.T) {
 			t.Errorf("%q became %q without %q", text, payload, except)
 		}
 	}
-}
-
-func FuzzPublication(f *testing.F) {
-	f.Add([]byte(`{"type":"message"}`))
-	f.Add(drivers.EncodePublication(core.Publication{Payload: []byte("x"), Except: []string{"one", "two"}}))
-	f.Add([]byte("\x01\x03\x01a\x00"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		payload, except, err := drivers.DecodePublication(data)
-		switch {
-		case err != nil:
-		case data[0] == '{':
-			if !json.Valid(payload) || except != nil {
-				t.Fatalf("%q is let in as %q without %q", data, payload, except)
-			}
-		default:
-			again, without, err := drivers.DecodePublication(drivers.EncodePublication(core.Publication{Payload: payload, Except: except}))
-			if err != nil || !bytes.Equal(again, payload) || !slices.Equal(without, except) {
-				t.Fatalf("%q: %q without %q became %q without %q, %v", data, payload, except, again, without, err)
-			}
-		}
-	})
-}
-
-func FuzzScopedNamesAreUndone(f *testing.F) {
-	f.Add("", "room:1")
-	f.Add("a:b%3A", ":c%")
-	f.Add("%253A", "")
-	f.Fuzz(func(t *testing.T, app, name string) {
-		gotApp, gotName, ok := drivers.Unscoped(drivers.Scoped(app, name))
-		if !ok || gotApp != app || gotName != name {
-			t.Fatalf("%q, %q became %q, %q, %v", app, name, gotApp, gotName, ok)
-		}
-	})
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unicode/utf8"
 
 	"github.com/redis/go-redis/v9"
 
@@ -410,7 +411,12 @@ func (l *redisLane) topicOf(name string) (core.Topic, bool) {
 // take hands over one message that has arrived.
 func (l *redisLane) take(name, text string) {
 	t, ok := l.topicOf(name)
-	if !ok {
+	switch {
+	case ok:
+	case !utf8.ValidString(text): // encoding/json would let it into a payload, and that into a text frame
+		l.link.fault(fmt.Errorf("redis: %d bytes in the channel of this node are not UTF-8", len(text)))
+		return
+	default:
 		l.link.commands.take(text)
 		return
 	}

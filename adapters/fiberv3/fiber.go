@@ -74,7 +74,7 @@ func Refuse(service *core.Service, code int, reason string) fiber.Handler {
 
 func handshake(c fiber.Ctx) *core.Handshake {
 	h := &core.Handshake{
-		Method: c.Method(), Host: string(c.Request().Host()), RemoteAddr: c.IP(),
+		Proto: string(c.Request().Header.Protocol()), Method: c.Method(), Host: string(c.Request().Host()), RemoteAddr: c.IP(),
 		Peer:   c.RequestCtx().RemoteAddr().String(),
 		Header: http.Header{}, Query: query(c), Token: local(c),
 	}
