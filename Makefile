@@ -4,8 +4,11 @@
 DEPS ?= gcc chromium redis-server
 # Flags for every go test that runs tests: make race TESTFLAGS='-count=20'
 TESTFLAGS ?= -count=1 -timeout=5m
-# For each fuzz target.
-FUZZTIME ?= 5s
+# For each fuzz target, and which: all whose name matches FUZZ.
+FUZZTIME ?= 20s
+FUZZ ?=
+# What make stress plays; the seed is printed, and plays the same again.
+STRESSFLAGS ?= -for 1h -clients 3000 -v
 # Which Go benchmarks make gobench runs, and how often.
 BENCH ?= .
 COUNT ?= 1
@@ -20,13 +23,13 @@ GOLANGCI_VERSION ?= 2.15.0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test deps format tidy vet lint cross benchonce fuzz submodules race guard gobench bench scale run fmt
+.PHONY: help test deps format tidy vet lint cross norace fuzz submodules race guard gobench bench scale stress run fmt
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 14
 
 # The cheap and the strict first; the tests last, so that their result is what stands at the end.
-test: deps format tidy vet lint cross benchonce fuzz guard submodules race ## Everything that CI runs
+test: deps format tidy vet lint cross norace fuzz guard submodules race ## Everything that CI runs
 
 deps: ## Install what the tests need (Debian as root), or say what is missing
 	@.ci/deps $(DEPS)
@@ -53,11 +56,11 @@ cross: ## Compile the root module, tests included, for the systems that CI does 
 	GOOS=darwin go build ./...
 	GOOS=darwin go vet ./...
 
-benchonce: # that the benchmarks compile and pass; what they measure here means nothing
-	go test -run='^$$' -bench=. -benchtime=1x -timeout=5m ./...
+norace: # Autobahn's cases in full size, and that the benchmarks compile and pass; what they measure here means nothing
+	go test -run=Autobahn -bench=. -benchtime=1x -timeout=5m ./...
 
-fuzz: ## Every fuzz target, FUZZTIME each
-	@.ci/fuzz $(FUZZTIME)
+fuzz: ## Every fuzz target, FUZZTIME each: make fuzz FUZZTIME=10m FUZZ=Lifecycle
+	@.ci/fuzz $(FUZZTIME) $(FUZZ)
 
 submodules: # without the workspace, as a user's build sees them: no module may lean on another's go.mod
 	@.ci/each --sub env GOWORK=off go vet ./...
@@ -77,6 +80,9 @@ bench: ## Compare with other libraries: make bench SCENARIOS='^room' SERVERS=raw
 
 scale: ## 100,000 connections on this machine: make scale SCALEFLAGS='-connections 20000'
 	cd e2e/bench && GOWORK=off go run ./scale $(SCALEFLAGS)
+
+stress: ## Thousands of clients that do everything, for an hour with each driver: make stress STRESSFLAGS='-seed 7 -for 5m -driver redis'
+	cd e2e && go run ./stress $(STRESSFLAGS)
 
 gobench: ## Go benchmarks with allocations: make gobench BENCH=Publish COUNT=10
 	go test -run='^$$' -bench='$(BENCH)' -benchmem -count=$(COUNT) ./...

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"reflect"
 	"runtime/debug"
 	"slices"
@@ -54,13 +55,13 @@ func (s *Service) Admit(ctx context.Context, h *Handshake) (*Ticket, error) {
 		s.logForeign(origin, h)
 		return nil, r
 	}
-	t := &Ticket{response: h.response(), remote: strings.Clone(h.RemoteAddr), address: household(h.peer())}
+	t := &Ticket{response: h.response(), remote: brief(h.RemoteAddr), address: household(h.peer())}
 	if err := s.identify(ctx, h, t); err != nil {
 		r, told := refusalFor(err)
 		if told {
 			err = nil
 		}
-		s.countRefusal(h.RemoteAddr, h.peer(), r, err)
+		s.countRefusal(h.RemoteAddr, h.peer(), r, withoutToken(err, t.token))
 		if !s.refusesByClose(h) {
 			return nil, r
 		}
@@ -306,16 +307,32 @@ func expiry(identity map[string]any) (int64, error) {
 
 func (s *Service) countRefusal(remote string, peer netip.Addr, r *Refusal, err error) {
 	s.stats.refused.Add(1)
-	args := []any{"remote", remote, "code", r.Code, "reason", r.Reason}
+	args := []any{"remote", brief(remote), "code", r.Code, "reason", r.Reason}
 	if err != nil {
 		args = append(args, "err", err)
 	}
 	s.logAbout(remote, peer).Info("gows: refused", args...)
 }
 
+// shortToken is what may be a word of its own.
+const shortToken = 8
+
+// withoutToken returns err for the log: a request to an identity service that fails has its whole URL in its error.
+func withoutToken(err error, token string) error {
+	if err == nil || len(token) < shortToken {
+		return err
+	}
+	text := err.Error()
+	for _, written := range []string{token, url.QueryEscape(token), url.PathEscape(token)} {
+		text = strings.ReplaceAll(text, written, "(token)")
+	}
+	return errors.New(text)
+}
+
 func (s *Service) logForeign(origin string, h *Handshake) {
+	origin = brief(origin)
 	if s.foreign.first(origin) {
 		s.opts.log.Warn("gows: foreign origin refused: allow it with core.WithOrigins, or let the proxy pass the host (proxy_set_header Host $http_host)",
-			"origin", origin, "host", h.Host, "remote", h.RemoteAddr)
+			"origin", origin, "host", brief(h.Host), "remote", brief(h.RemoteAddr))
 	}
 }

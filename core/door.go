@@ -72,7 +72,7 @@ func (s *Service) AdmitRefused(h *Handshake, code int, reason string) (*Ticket, 
 	if h.malformed() != nil || !s.refusesByClose(h) || !originAllowed(h.Header.Get("Origin"), h.Host, s.opts.origins) {
 		return nil, r
 	}
-	return &Ticket{response: h.response(), refusal: r, remote: h.RemoteAddr}, nil
+	return &Ticket{response: h.response(), refusal: r, remote: brief(h.RemoteAddr)}, nil
 }
 
 // WriteRefusal writes what Admit returned as an HTTP response: status, headers and a JSON body with status, code and

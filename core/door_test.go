@@ -535,7 +535,7 @@ func (l lateLink) Subscribe(ctx context.Context, topics ...core.Topic) error {
 
 func TestAClientThatArrivesDuringShutdownIsToldToReconnect(t *testing.T) {
 	t.Parallel()
-	late := lateDriver{drivers.NewMemoryDriver(), make(chan struct{}), make(chan struct{})}
+	late := lateDriver{drivers.NewMemoryDriver(), make(chan struct{}, 2), make(chan struct{})} // the second is Shutdown's
 	online := make(chan struct{}, 1)
 	service := core.New(late, core.WithLogger(nil), &core.Provider{Event: func(string, *core.Client) error {
 		online <- struct{}{}

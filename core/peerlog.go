@@ -3,6 +3,7 @@ package core
 import (
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 )
@@ -77,7 +78,7 @@ func peerName(remote string, addr netip.Addr) string {
 	if addr.IsValid() {
 		return household(addr).String()
 	}
-	return remote
+	return brief(remote)
 }
 
 // logAbout returns the log for one line about a peer.
@@ -93,4 +94,15 @@ func (c *Client) log() *slog.Logger {
 // names are the attributes that say which client it is.
 func (c *Client) names() []any {
 	return []any{"app", c.App, "client", c.ClientID, "conn", c.ConnID}
+}
+
+const briefBytes = 200
+
+// brief is as much of what a peer has sent as is logged or remembered: a header may have a megabyte, a message 64 KiB. It is
+// in memory of its own.
+func brief(text string) string {
+	if len(text) <= briefBytes {
+		return strings.Clone(text)
+	}
+	return strings.ToValidUTF8(text[:briefBytes], "") + "..."
 }

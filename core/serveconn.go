@@ -41,7 +41,7 @@ func (s *Service) ServeConn(conn Conn, h *Handshake) error {
 		h = &known
 	}
 	h = s.behindProxy(h)
-	t := &Ticket{remote: h.RemoteAddr, address: household(h.peer())}
+	t := &Ticket{remote: brief(h.RemoteAddr), address: household(h.peer())}
 	_ = nc.SetDeadline(time.Time{})
 	if err := s.identify(context.Background(), h, t); err != nil {
 		return s.refuseConn(conn, h, err)

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -464,6 +466,7 @@ const closeDriver = time.Second
 const (
 	calmClients = 1000                   // up to so many are closed at once
 	closeEvery  = 100 * time.Millisecond // of more, a part is closed so often
+	settling    = time.Second            // that a part waits for the driver at most
 )
 
 // closeAll closes every connection, many of them over the window, each behind what was pushed before.
@@ -485,11 +488,32 @@ func (s *Service) closeAll(ctx context.Context) {
 			case <-ctx.Done(): // the rest at once
 			}
 		}
+		part := clients[len(clients)*i/parts : len(clients)*(i+1)/parts]
+		s.settle(ctx, part)
 		s.hub.flush(ctx)
-		for _, c := range clients[len(clients)*i/parts : len(clients)*(i+1)/parts] {
+		for _, c := range part {
 			_ = c.shut(CloseRestart, "restarting") // fails for those that have ended
 		}
 	}
+}
+
+// settle waits until all is here that the driver has accepted for clients so far: it confirms a subscription behind what it
+// sent before, also one to what is subscribed already.
+func (s *Service) settle(ctx context.Context, clients []*Client) {
+	link := s.link.Load()
+	if link == nil {
+		return
+	}
+	topics := map[Topic]bool{}
+	for _, c := range clients {
+		topics[Topic{App: c.App}] = true
+		for _, name := range c.Channels() {
+			topics[Topic{c.App, name}] = true
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, settling)
+	defer cancel()
+	_ = (*link).Subscribe(ctx, slices.Collect(maps.Keys(topics))...) // a driver that is away has nothing to hand over
 }
 
 // window is over how long the closes are spread: what comes after them needs time, too.

@@ -199,7 +199,7 @@ func (c *Client) answerError(asked question, err error) {
 	code, text, told := answerFor(err)
 	var panicked *panicError // call has logged it, with its stack
 	if !told && !errors.As(err, &panicked) {
-		c.log().Error("gows: a message failed", "type", asked.kind, "channel", asked.channel, "err", err)
+		c.log().Error("gows: a message failed", "type", brief(asked.kind), "channel", brief(asked.channel), "err", err)
 	}
 	c.answer(appendError(nil, asked, code, text))
 	switch {

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/duxweb/go-ws/core"
 	"github.com/duxweb/go-ws/drivers"
@@ -59,7 +60,10 @@ func main() {
 		answer(w, err)
 	})
 
-	server := &http.Server{Addr: *addr, Handler: http.NewCrossOriginProtection().Handler(http.DefaultServeMux)}
+	server := &http.Server{
+		Addr: *addr, Handler: http.NewCrossOriginProtection().Handler(http.DefaultServeMux),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, // of requests; a socket has none
+	}
 	go func() {
 		if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 			log.Fatal(err)
@@ -69,7 +73,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	<-ctx.Done()
 	stop() // a second signal ends at once
-	if err := errors.Join(server.Shutdown(context.Background()), service.Shutdown(context.Background())); err != nil {
+	// More than ReadTimeout: who is slow to send a request leaves time for the sockets.
+	deadline, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	err := errors.Join(server.Shutdown(deadline), service.Shutdown(deadline))
+	cancel()
+	if err != nil {
 		log.Fatal(err)
 	}
 }

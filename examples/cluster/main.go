@@ -110,7 +110,10 @@ func launch(addr, redis string) error {
 	proxy := http.NewServeMux()
 	proxy.Handle("/ws", balanced(nodes)) // a turn of their own: windows opened one after another are on different nodes
 	proxy.Handle("/", balanced(nodes))
-	server := &http.Server{Handler: proxy}
+	server := &http.Server{
+		Handler:           proxy,
+		ReadHeaderTimeout: patience / 8, ReadTimeout: patience / 4, // of requests; a socket has none
+	}
 	defer server.Close() // lets sockets be: the nodes end them
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }() // ends with Close

@@ -79,7 +79,10 @@ func serve(name, redisAddress string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: http.NewCrossOriginProtection().Handler(http.DefaultServeMux)}
+	server := &http.Server{
+		Handler:           http.NewCrossOriginProtection().Handler(http.DefaultServeMux),
+		ReadHeaderTimeout: patience / 8, ReadTimeout: patience / 4, // of requests; a socket has none
+	}
 	go func() { // ends with Shutdown
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			log.Fatal(err)

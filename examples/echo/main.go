@@ -39,7 +39,10 @@ func main() {
 	if err := service.Run(); err != nil {
 		log.Fatal(err)
 	}
-	server := &http.Server{Addr: *addr, Handler: handler}
+	server := &http.Server{
+		Addr: *addr, Handler: handler,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, // of requests; a socket has none
+	}
 	go func() {
 		if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 			log.Fatal(err)
@@ -49,7 +52,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	<-ctx.Done()
 	stop() // a second signal ends at once
-	if err := errors.Join(server.Shutdown(context.Background()), service.Shutdown(context.Background())); err != nil {
+	// More than ReadTimeout: who is slow to send a request leaves time for the sockets.
+	deadline, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	err := errors.Join(server.Shutdown(deadline), service.Shutdown(deadline))
+	cancel()
+	if err != nil {
 		log.Fatal(err)
 	}
 }

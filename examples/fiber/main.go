@@ -52,7 +52,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	<-ctx.Done()
 	stop() // a second signal ends at once
-	if err := errors.Join(app.ShutdownWithContext(context.Background()), service.Shutdown(context.Background())); err != nil {
+	// More than ReadTimeout: who is slow to send a request leaves time for the sockets.
+	deadline, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	err := errors.Join(app.ShutdownWithContext(deadline), service.Shutdown(deadline))
+	cancel()
+	if err != nil {
 		log.Fatal(err)
 	}
 }
@@ -64,7 +68,10 @@ func application() (*core.Service, *fiber.App) {
 		Subscribe: chat.Subscribe, Publish: chat.Publish, Message: chat.Message,
 	}, core.WithChannel("room:*", core.Rules{Presence: core.PresenceEvents}))
 
-	app := fiber.New(fiber.Config{DisableStartupMessage: true})
+	app := fiber.New(fiber.Config{
+		DisableStartupMessage: true,
+		ReadTimeout:           10 * time.Second, // of requests; a socket has none
+	})
 	app.Use(logger.New()) // prints ${path}; ${url} has the query, too, where a token may stand
 	app.Use(recover.New(), sameSite)
 	app.Post("/login", login)
