@@ -450,8 +450,11 @@ func (s *Service) Shutdown(ctx context.Context) error {
 	s.state = stateEnded
 	s.mu.Unlock()
 	if link := s.link.Swap(nil); link != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeDriver) // also when ctx has ended
-		defer cancel()
+		if deadline, _ := ctx.Deadline(); ctx.Err() != nil || time.Until(deadline) < closeDriver {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), closeDriver)
+			defer cancel()
+		}
 		if err := (*link).Close(ctx); err != nil {
 			s.outcome = errors.Join(s.outcome, fmt.Errorf("gows: close the driver: %w", err))
 		}
@@ -460,7 +463,7 @@ func (s *Service) Shutdown(ctx context.Context) error {
 	return s.outcome
 }
 
-// closeDriver bounds the end of the driver, for which Shutdown waits even when its own time is over.
+// closeDriver is what the driver has for its end even when the time of Shutdown is over.
 const closeDriver = time.Second
 
 const (
