@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -138,13 +139,11 @@ func (h *Handshake) askedApp() string {
 
 // authenticate asks the provider who this is.
 func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (map[string]any, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.auth)
+	defer cancel()
 	asked := func() (map[string]any, error) { return p.Auth(h.Token) }
 	if p.Authenticate != nil {
-		asked = func() (map[string]any, error) {
-			ctx, cancel := context.WithTimeout(ctx, s.opts.auth)
-			defer cancel()
-			return p.Authenticate(ctx, h)
-		}
+		asked = func() (map[string]any, error) { return p.Authenticate(ctx, h) }
 	} else if p.Auth == nil {
 		return nil, refuse(http.StatusUnauthorized, "unauthorized")
 	}
@@ -152,10 +151,8 @@ func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (
 		identity map[string]any
 		err      error
 	}
-	timeout := time.NewTimer(s.opts.auth)
-	defer timeout.Stop()
-	if !s.beginAuth(ctx, timeout.C) {
-		return nil, fmt.Errorf("gows: Auth was not called: %d calls run already (core.WithAuthConcurrency): %w", cap(s.authing), context.DeadlineExceeded)
+	if !s.beginAuth(ctx) {
+		return nil, fmt.Errorf("gows: Auth was not called: %d calls run already (core.WithAuthConcurrency): %w", cap(s.authing), ctx.Err())
 	}
 	answered := make(chan answer, 1)
 	// It ends when the hook returns; Auth has no context, so a hook that hangs is left behind.
@@ -178,22 +175,19 @@ func (s *Service) authenticate(ctx context.Context, p *Provider, h *Handshake) (
 	select {
 	case a := <-answered:
 		return a.identity, a.err
-	case <-timeout.C:
-		return nil, fmt.Errorf("gows: Auth did not return in %v: %w", s.opts.auth, context.DeadlineExceeded)
 	case <-ctx.Done():
-		return nil, fmt.Errorf("gows: the request ended before Auth returned: %w", ctx.Err())
+		return nil, fmt.Errorf("gows: Auth did not return in %v, or the request ended before: %w", s.opts.auth, ctx.Err())
 	}
 }
 
 // beginAuth waits for a place among the running hooks, and reports whether there was one in time.
-func (s *Service) beginAuth(ctx context.Context, timeout <-chan time.Time) bool {
+func (s *Service) beginAuth(ctx context.Context) bool {
 	if s.authing == nil {
 		return true
 	}
 	select {
 	case s.authing <- struct{}{}:
 		return true
-	case <-timeout:
 	case <-ctx.Done():
 	}
 	return false
@@ -311,7 +305,7 @@ func (s *Service) countRefusal(remote string, peer netip.Addr, r *Refusal, err e
 	if err != nil {
 		args = append(args, "err", err)
 	}
-	s.logAbout(remote, peer).Info("gows: refused", args...)
+	s.logAbout(slog.LevelInfo, remote, household(peer), "gows: refused", args...)
 }
 
 // shortToken is what may be a word of its own.

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -76,8 +77,9 @@ type extras struct {
 
 	superseded uint64 // connections with a number below are to end
 
-	address netip.Addr    // with WithMaxConnectionsPerAddress
-	due     time.Duration // with WithMessageRate, see allowed; since Service.made
+	elsewhere bool          // the connection comes from address, not from what remote shows
+	address   netip.Addr    // see elsewhere
+	due       time.Duration // with WithMessageRate, see allowed; since Service.made
 
 	left    chan struct{} // made by who calls leave first, closed when that has returned
 	opened  chan struct{} // not nil while the reader waits for open to fall, closed then
@@ -266,7 +268,7 @@ func (c *Client) noted(verb string, err error) error {
 	hooked := c.hookTick != 0
 	c.mu.Unlock()
 	if hooked {
-		c.log().Warn("gows: "+verb+" failed in a hook", "err", err)
+		c.log(slog.LevelWarn, "gows: "+verb+" failed in a hook", "err", err)
 	}
 	return err
 }

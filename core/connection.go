@@ -58,8 +58,8 @@ func newClient(t *Ticket) *Client {
 	if public := t.public; public != nil {
 		c.public = &public
 	}
-	if t.app.s.opts.limits.perAddress > 0 {
-		c.extras = &extras{address: t.address}
+	if t.address != household(addressOf(t.remote)) {
+		c.extras = &extras{elsewhere: true, address: t.address}
 	}
 	return c
 }
@@ -69,7 +69,7 @@ func (c *Client) arrive() {
 	s := c.app.s
 	c.heardTick.Store(s.tick.Load())
 	if log := s.opts.log; log.Enabled(context.Background(), slog.LevelDebug) {
-		c.log().Debug("gows: connected", "remote", c.remote)
+		c.log(slog.LevelDebug, "gows: connected", "remote", c.remote)
 	}
 	ctx, cancel := s.soon()
 	defer cancel()
@@ -88,7 +88,7 @@ func (c *Client) arrive() {
 		if !told {
 			args = append(args, "err", err)
 		}
-		c.log().Info("gows: refused", args...)
+		c.log(slog.LevelInfo, "gows: refused", args...)
 		_ = c.shut(r.Code, r.Reason)
 	}
 }
@@ -307,7 +307,7 @@ func (c *Client) end() {
 	c.leave()
 	if c.online {
 		if err := c.event(EventOffline); err != nil {
-			c.log().Error("gows: offline failed", "err", err)
+			c.log(slog.LevelError, "gows: offline failed", "err", err)
 		}
 	}
 	c.finish()
@@ -339,7 +339,7 @@ func (c *Client) finish() {
 	}
 	c.mu.Unlock()
 	if log := s.opts.log; log.Enabled(context.Background(), slog.LevelDebug) {
-		c.log().Debug("gows: disconnected", "remote", c.remote,
+		c.log(slog.LevelDebug, "gows: disconnected", "remote", c.remote,
 			"code", ended.Code, "reason", ended.Reason, "duration", time.Since(time.UnixMilli(c.since)),
 			"sent", sent, "dropped", dropped)
 	}

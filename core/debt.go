@@ -59,10 +59,12 @@ func (s *Service) shed() {
 		}
 	}
 	slices.SortFunc(debtors, func(a, b debtor) int { return cmp.Compare(b.bytes, a.bytes) })
+	waits := s.debt.bytes.Load()
 	for _, d := range debtors {
-		if s.debt.bytes.Load() <= s.debt.limit*3/4 {
+		if waits <= s.debt.limit*3/4 {
 			return
 		}
+		waits -= int64(d.bytes)
 		d.cutOff("too much waits for all clients together", nil)
 	}
 }
@@ -132,6 +134,20 @@ func (f *flight) full() <-chan struct{} {
 	}
 	f.landed = make(chan struct{})
 	return f.landed
+}
+
+// takeOff has the batch counted, if it can be more than is allowed.
+func (d *delivery) takeOff(s *Service, clients int) {
+	if limit := s.opts.limits.flightBytes; limit > 0 && len(d.data)*clients > limit {
+		d.writer.flight = &flight{limit: limit}
+	}
+}
+
+// land lets go of the clients: what waits for one of them refers to the flight.
+func (d *delivery) land() {
+	if f := d.writer.flight; f != nil {
+		f.debtors, d.writer.flight = nil, nil
+	}
 }
 
 // await waits until less of the batch is in flight than is allowed, without keeping a slot meanwhile.

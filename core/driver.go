@@ -30,7 +30,7 @@ type Link interface {
 	Publish(ctx context.Context, p Publication, done func(error)) error
 
 	// Subscribe makes the node receive the publications of topics; when it returns nil everything published from then
-	// on arrives. It takes all or none. Unsubscribe ends that; publications on their way may still arrive.
+	// on arrives, and everything accepted before for topics already subscribed has arrived. It takes all or none. Unsubscribe ends that; publications on their way may still arrive.
 	// Topics already subscribed, or not subscribed, are no error. Topics without a channel are subscribed like others.
 	Subscribe(ctx context.Context, topics ...Topic) error
 	Unsubscribe(ctx context.Context, topics ...Topic) error

@@ -117,6 +117,19 @@ func HeapBytes() uint64 {
 // Ahead is how many clients a turn writes to between two looks at what is in flight.
 const Ahead = ahead
 
+// HeldBytes is the memory that holds what waits for c.
+func HeldBytes(c *Client) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.backlog == nil {
+		return 0
+	}
+	for _, k := range c.backlog.chunks {
+		n += cap(k.data)
+	}
+	return n
+}
+
 // DebtBytes is what waits in all outboxes.
 func DebtBytes(s *Service) int { return int(s.debt.bytes.Load()) }
 

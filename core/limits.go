@@ -29,8 +29,8 @@ func WithMaxConnections(n int) Option {
 }
 
 // WithMaxConnectionsPerAddress bounds the connections to this node that come from one IP address, or from one /64 of IPv6,
-// those included whose handshake is under way. Default no bound. One more is refused with 429, or closed with 3504. Many
-// people may share an address: an office, a mobile network. Behind a proxy it needs WithTrustedProxies, else everybody has
+// those included whose handshake is under way. Default no bound. One more is refused with 429, or closed with 3004: it tries
+// again. Many people may share an address: an office, a mobile network. Behind a proxy it needs WithTrustedProxies, else everybody has
 // the proxy's address. Connections without an IP address, of a Unix socket for instance, are not counted.
 func WithMaxConnectionsPerAddress(n int) Option {
 	return optionFunc(func(s *Service) { s.opts.limits.perAddress = positive(&s.opts, "WithMaxConnectionsPerAddress", n) })
@@ -53,6 +53,9 @@ func WithTrustedProxies(prefixes ...string) Option {
 			if err != nil {
 				s.opts.bad = append(s.opts.bad, fmt.Errorf(`gows: core.WithTrustedProxies(%q): an IP address or a prefix such as "10.0.0.0/8" is needed`, p))
 				continue
+			}
+			if bits := prefix.Bits() - 96; prefix.Addr().Is4In6() && bits >= 0 {
+				prefix = netip.PrefixFrom(prefix.Addr().Unmap(), bits)
 			}
 			s.opts.limits.trusted = append(s.opts.limits.trusted, prefix)
 		}
@@ -84,13 +87,13 @@ func WithMessageRate(perSecond, burst int) Option {
 		perSecond, burst = positive(&s.opts, "WithMessageRate", perSecond), positive(&s.opts, "WithMessageRate", burst)
 		if perSecond > 0 {
 			s.opts.limits.every = max(1, time.Second/time.Duration(perSecond))
-			s.opts.limits.burst = s.opts.limits.every * time.Duration(burst-1)
+			s.opts.limits.burst = s.opts.limits.every * time.Duration(min(burst-1, int(math.MaxInt64/2/s.opts.limits.every)))
 		}
 	})
 }
 
-// WithLogRate bounds the lines a second that are logged about one peer, by its address; what was left out is counted in
-// the attribute "suppressed" of its next line. Default 100.
+// WithLogRate bounds the lines a second that are logged about one address, and those that warn apart from the others; what
+// was left out is counted in the attribute "suppressed" of a later line. Default 100.
 func WithLogRate(lines int) Option {
 	return optionFunc(func(s *Service) { s.opts.limits.logLines = positive(&s.opts, "WithLogRate", lines) })
 }
@@ -170,7 +173,7 @@ func (o *occupancy) add(l *limits, addr netip.Addr) error {
 	}
 	if l.perAddress > 0 && addr.IsValid() {
 		if o.byAddr[addr] >= l.perAddress {
-			return refuse(CloseTooMany, "too many connections from this address")
+			return refuse(http.StatusTooManyRequests, "too many connections from this address, try again")
 		}
 		if o.byAddr == nil {
 			o.byAddr = map[netip.Addr]int{}
@@ -209,12 +212,12 @@ func (c *Client) allowed() bool {
 	return true
 }
 
-// address is what occupancy has counted the connection under.
-func (c *Client) address() (addr netip.Addr) {
+// address is what the connection is counted under.
+func (c *Client) address() netip.Addr {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.extras != nil {
-		addr = c.extras.address
+	if c.extras != nil && c.extras.elsewhere {
+		return c.extras.address
 	}
-	return addr
+	return household(addressOf(c.remote))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"log/slog"
 	"slices"
 )
 
@@ -65,7 +66,7 @@ func (n node) carryOut(ctx context.Context, cmd Command, c *Client) error {
 		return c.takeOut(ctx, cmd)
 	case ActionReplace:
 		if c.replaceBelow(cmd.Number) && n.s.replaced.often(c) {
-			c.log().Warn("gows: one client id was replaced 5 times in 10 s: do two tabs share it? core.WithSessions(core.AllowMany) lets them live side by side")
+			c.log(slog.LevelWarn, "gows: one client id was replaced 5 times in 10 s: do two tabs share it? core.WithSessions(core.AllowMany) lets them live side by side")
 		}
 	}
 	return nil

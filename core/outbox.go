@@ -146,10 +146,10 @@ func (c *Client) deliver(w *writer, s *subscription, b *batch) (sent, dropped in
 	switch {
 	case s == nil || s.ch.rules.Slow == CloseSlow:
 		c.writeLocked(w, b.data)
+	case s.ch.rules.Slow == Latest && s.caught == b.number: // it has caught up with this very batch
+		dropped, sent = sent, 0
 	case s.ch.rules.Slow == Latest && c.backlog != nil:
 		s.stale = true
-		dropped, sent = sent, 0
-	case s.ch.rules.Slow == Latest && s.caught == b.number: // it has caught up with this very batch
 		dropped, sent = sent, 0
 	case s.ch.rules.Slow == Latest:
 		c.writeLocked(w, b.data)

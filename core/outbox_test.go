@@ -269,6 +269,34 @@ func TestALatestChannelsLastFrameDoesNotComeTwice(t *testing.T) {
 	p.ping()
 }
 
+// Caught up with the batch, it was still behind by that one frame when the batch came round to it.
+func TestALatestChannelsLastFrameDoesNotComeTwiceToWhoIsStillTakingIt(t *testing.T) {
+	t.Parallel()
+	s := coretest.Run(t, permissive(), core.WithLogger(nil), core.WithChannel("last", core.Rules{Slow: core.Latest}))
+	var p *wire
+	var slow *core.Client
+	first := core.AttachStub(s, "first", func(frame []byte) { // the third message comes to this one before it comes to slow
+		if strings.Contains(string(frame), `"3 `) {
+			if got := p.text(); numberIn(got) != 1 {
+				t.Error(got)
+			}
+			eventually(t, "slow to catch up", func() bool { return core.BacklogBytes(slow) == len(frame) })
+		}
+	})
+	p, slow = wirePipe(t, s, "slow")
+	sub(t, first, "last")
+	sub(t, slow, "last")
+	eventually(t, "the backlog", func() bool { return core.Drained(slow) })
+	for n, length := range []int{10, 20, 30} {
+		push(t, s, "last", core.Message{Type: "n", Message: fmt.Sprint(n+1, " ", strings.Repeat("x", length))})
+		eventually(t, "the turn", func() bool { return s.Stats().Delivered+s.Stats().Dropped >= int64(2*(n+1)) })
+	}
+	if got := p.text(); numberIn(got) != 3 {
+		t.Error(got)
+	}
+	p.ping()
+}
+
 func TestAPeerThatTakesNothingForTheWriteStallIsClosed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

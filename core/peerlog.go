@@ -1,6 +1,7 @@
 package core
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -8,10 +9,16 @@ import (
 	"time"
 )
 
-// peerLog keeps one peer from filling the log: so many lines a second about each address.
+// peerLog keeps one peer from filling the log: so many lines a second about each address, and as many that warn.
 type peerLog struct {
-	mu    sync.Mutex // guards peers
-	peers map[string]*peerLines
+	mu     sync.Mutex // guards the rest
+	peers  map[logged]*peerLines
+	forgot int64 // the second of the last forgetLocked
+}
+
+type logged struct {
+	peer  string
+	warns bool
 }
 
 type peerLines struct {
@@ -21,37 +28,23 @@ type peerLines struct {
 
 const loggedPeers = 1024 // remembered; more are counted together
 
-var silent = slog.New(slog.DiscardHandler)
-
-// of returns log for one line about a peer, or one that discards it.
-func (p *peerLog) of(log *slog.Logger, limit int, peer string) *slog.Logger {
-	suppressed, ok := p.take(peer, limit, time.Now().Unix())
-	switch {
-	case !ok:
-		return silent
-	case suppressed > 0:
-		return log.With("suppressed", suppressed)
-	}
-	return log
-}
-
 // take counts a line, and reports whether it is within the limit, and how many before it were not.
-func (p *peerLog) take(peer string, limit int, now int64) (suppressed int, ok bool) {
+func (p *peerLog) take(about logged, limit int, now int64) (suppressed int, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.peers == nil {
-		p.peers = map[string]*peerLines{}
+		p.peers = map[logged]*peerLines{}
 	}
-	if p.peers[peer] == nil && len(p.peers) >= loggedPeers {
+	if p.peers[about] == nil && len(p.peers) >= loggedPeers {
 		p.forgetLocked(now)
 		if len(p.peers) >= loggedPeers {
-			peer = ""
+			about.peer = ""
 		}
 	}
-	l := p.peers[peer]
+	l := p.peers[about]
 	if l == nil {
 		l = new(peerLines)
-		p.peers[peer] = l
+		p.peers[about] = l
 	}
 	if l.second != now {
 		l.second, l.lines = now, 0
@@ -64,8 +57,12 @@ func (p *peerLog) take(peer string, limit int, now int64) (suppressed int, ok bo
 	return suppressed, true
 }
 
-// forgetLocked forgets the peers that have been quiet since this second began.
+// forgetLocked forgets the peers that have been quiet since this second began, once a second.
 func (p *peerLog) forgetLocked(now int64) {
+	if p.forgot == now {
+		return
+	}
+	p.forgot = now
 	for peer, l := range p.peers {
 		if l.second != now {
 			delete(p.peers, peer)
@@ -73,22 +70,29 @@ func (p *peerLog) forgetLocked(now int64) {
 	}
 }
 
-// peerName is what a peer is counted under.
-func peerName(remote string, addr netip.Addr) string {
-	if addr.IsValid() {
-		return household(addr).String()
+// logAbout logs a line about a peer, unless there were too many. addr is what it is counted under, or remote when that is no
+// IP address.
+func (s *Service) logAbout(level slog.Level, remote string, addr netip.Addr, message string, args ...any) {
+	ctx := context.Background()
+	if !s.opts.log.Enabled(ctx, level) {
+		return
 	}
-	return brief(remote)
+	about := logged{peer: brief(remote), warns: level >= slog.LevelWarn}
+	if addr.IsValid() {
+		about.peer = addr.String()
+	}
+	suppressed, ok := s.peerLog.take(about, s.opts.limits.logLines, time.Now().Unix())
+	if !ok {
+		return
+	}
+	if suppressed > 0 {
+		args = append(args, "suppressed", suppressed)
+	}
+	s.opts.log.Log(ctx, level, message, args...)
 }
 
-// logAbout returns the log for one line about a peer.
-func (s *Service) logAbout(remote string, addr netip.Addr) *slog.Logger {
-	return s.peerLog.of(s.opts.log, s.opts.limits.logLines, peerName(remote, addr))
-}
-
-// log returns the log for one line about the client.
-func (c *Client) log() *slog.Logger {
-	return c.app.s.logAbout(c.remote, addressOf(c.remote)).With(c.names()...)
+func (c *Client) log(level slog.Level, message string, args ...any) {
+	c.app.s.logAbout(level, c.remote, c.address(), message, append(c.names(), args...)...)
 }
 
 // names are the attributes that say which client it is.

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -35,19 +36,19 @@ func (s *Service) ServeConn(conn Conn, h *Handshake) error {
 		h = &Handshake{}
 	}
 	nc := conn.NetConn()
-	if addr := nc.RemoteAddr(); h.RemoteAddr == "" && addr != nil {
+	if addr := nc.RemoteAddr(); addr != nil {
 		known := *h
-		known.RemoteAddr = addr.String()
+		known.RemoteAddr, known.Peer = cmp.Or(h.RemoteAddr, addr.String()), cmp.Or(h.Peer, addr.String())
 		h = &known
 	}
 	h = s.behindProxy(h)
 	t := &Ticket{remote: brief(h.RemoteAddr), address: household(h.peer())}
 	_ = nc.SetDeadline(time.Time{})
 	if err := s.identify(context.Background(), h, t); err != nil {
-		return s.refuseConn(conn, h, err)
+		return s.refuseConn(conn, h, t, err)
 	}
 	if err := s.enter(t.address); err != nil {
-		return s.refuseConn(conn, h, err)
+		return s.refuseConn(conn, h, t, err)
 	}
 	c := newClient(t)
 	u := &upgraded{socket: newSocket(nc, &c.own), conn: conn}
@@ -105,12 +106,12 @@ func (c *Client) failed(u *upgraded, err error) bool {
 	return false
 }
 
-func (s *Service) refuseConn(conn Conn, h *Handshake, err error) error {
+func (s *Service) refuseConn(conn Conn, h *Handshake, t *Ticket, err error) error {
 	r, told := refusalFor(err)
 	if told {
 		err = nil
 	}
-	s.countRefusal(h.RemoteAddr, h.peer(), r, err)
+	s.countRefusal(h.RemoteAddr, t.address, r, withoutToken(err, t.token))
 	_ = writeAll(conn.NetConn(), frame.AppendClose(nil, r.Code, r.Reason), refuseWait)
 	_ = conn.Close()
 	return r
@@ -125,7 +126,11 @@ type upgraded struct {
 
 func (u *upgraded) read() ([]byte, error) { return nil, io.EOF }
 
-func (u *upgraded) readUntil(t time.Time) { _ = u.conn.SetReadDeadline(t) }
+func (u *upgraded) readUntil(t time.Time) {
+	if u.conn.SetReadDeadline(t) != nil {
+		u.abort()
+	}
+}
 
 // close also wakes a reader whose connection does not really close: that of fasthttp ends with the handler.
 func (u *upgraded) close() {

@@ -484,6 +484,7 @@ func (s *Service) closeAll(ctx context.Context) {
 	}
 	ticker := time.NewTicker(closeEvery)
 	defer ticker.Stop()
+	away := false
 	for i := range parts {
 		if i > 0 {
 			select {
@@ -492,7 +493,7 @@ func (s *Service) closeAll(ctx context.Context) {
 			}
 		}
 		part := clients[len(clients)*i/parts : len(clients)*(i+1)/parts]
-		s.settle(ctx, part)
+		away = away || !s.settle(ctx, part)
 		s.hub.flush(ctx)
 		for _, c := range part {
 			_ = c.shut(CloseRestart, "restarting") // fails for those that have ended
@@ -502,10 +503,10 @@ func (s *Service) closeAll(ctx context.Context) {
 
 // settle waits until all is here that the driver has accepted for clients so far: it confirms a subscription behind what it
 // sent before, also one to what is subscribed already.
-func (s *Service) settle(ctx context.Context, clients []*Client) {
+func (s *Service) settle(ctx context.Context, clients []*Client) bool {
 	link := s.link.Load()
 	if link == nil {
-		return
+		return false
 	}
 	topics := map[Topic]bool{}
 	for _, c := range clients {
@@ -516,7 +517,7 @@ func (s *Service) settle(ctx context.Context, clients []*Client) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, settling)
 	defer cancel()
-	_ = (*link).Subscribe(ctx, slices.Collect(maps.Keys(topics))...) // a driver that is away has nothing to hand over
+	return (*link).Subscribe(ctx, slices.Collect(maps.Keys(topics))...) == nil
 }
 
 // window is over how long the closes are spread: what comes after them needs time, too.

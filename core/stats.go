@@ -106,18 +106,23 @@ func (a *away) state() (since time.Duration, err error) {
 	return time.Since(a.since), a.err
 }
 
-// remind logs what there is to log; it is called every second.
+// remind logs what there is to log; it is called every second. The log may take its time, so it is not called with the lock.
 func (a *away) remind(log *slog.Logger) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	now := time.Now()
+	now, err, since, back := time.Now(), a.err, a.since, a.back
+	due := err != nil && (a.logged.IsZero() || now.Sub(a.logged) >= time.Minute)
 	switch {
-	case a.err != nil && (a.logged.IsZero() || now.Sub(a.logged) >= time.Minute):
-		log.Error("gows: driver away", "err", a.err, "since", a.since)
+	case due:
 		a.logged = now
-	case a.back:
-		log.Error("gows: driver back", "after", now.Sub(a.since))
+	case back:
 		a.back, a.logged = false, time.Time{}
+	}
+	a.mu.Unlock()
+	switch {
+	case due:
+		log.Error("gows: driver away", "err", err, "since", since)
+	case back:
+		log.Error("gows: driver back", "after", now.Sub(since))
 	}
 }
 

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -153,13 +154,13 @@ func (c *Client) leave() {
 	s := c.app.s
 	if slow {
 		s.stats.slow.Add(1)
-		c.log().Warn("gows: too slow", "code", why.Code, "reason", why.Reason, "dropped", dropped)
+		c.log(slog.LevelWarn, "gows: too slow", "code", why.Code, "reason", why.Reason, "dropped", dropped)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 	defer cancel()
 	// A Sub that is under way sees that the client has ended, or is undone here: it is waited for, within opTimeout.
 	if err := c.awaitChange(ctx); err != nil {
-		c.log().Warn("gows: leave did not wait for a subscription", "err", err)
+		c.log(slog.LevelWarn, "gows: leave did not wait for a subscription", "err", err)
 	}
 	left := c.detach(nil)
 	everyone := c.everyone

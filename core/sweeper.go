@@ -2,6 +2,7 @@ package core
 
 import (
 	"hash/maphash"
+	"log/slog"
 	"time"
 
 	"github.com/duxweb/go-ws/core/internal/frame"
@@ -46,7 +47,7 @@ func (o *options) tickOf() time.Duration {
 // check is the sweeper's look at one client.
 func (c *Client) check(every time.Duration) {
 	if hung := c.look(every); hung > 0 {
-		c.log().Warn("gows: a hook has been running for 10 s", "duration", hung)
+		c.log(slog.LevelWarn, "gows: a hook has been running for 10 s", "duration", hung)
 	}
 }
 

@@ -35,6 +35,8 @@ func (ch *channel) beginLocked() bool {
 // begin sees to the turn that beginLocked has asked for: o is who may run it, or nil.
 func (ch *channel) begin(o *owed) {
 	switch size := ch.size(); {
+	case ch.hub.s.opts.limits.flightBytes > 0: // it may wait for subscribers
+		ch.runApart()
 	case size <= fewClients:
 		ch.runHere()
 	case size <= someClients && o.owe(ch):
@@ -124,15 +126,17 @@ func (ch *channel) turn(limit int, slots slots) (over bool) {
 		if ch.rules.Slow == Latest {
 			ch.keepLast(b)
 		}
-		d := delivery{batch: b, writer: w, slots: &slots}
-		if limit := ch.hub.s.opts.limits.flightBytes; limit > 0 {
-			w.flight = &flight{limit: limit}
-		}
+		d := delivery{batch: b, writer: w, slots: slots}
 		if ch.topic.Channel == "" {
-			inSlots(&slots, ch.hub.everybody(ch.topic.App), d.toClients)
+			everybody := ch.hub.everybody(ch.topic.App)
+			d.takeOff(ch.hub.s, len(everybody))
+			inSlots(&d.slots, everybody, d.toClients)
 		} else {
-			inSlots(&slots, subs, d.toSubscribers)
+			d.takeOff(ch.hub.s, len(subs))
+			inSlots(&d.slots, subs, d.toSubscribers)
 		}
+		d.land()
+		slots = d.slots
 		ch.hub.s.stats.delivered.Add(d.sent)
 		ch.hub.s.stats.dropped.Add(d.dropped)
 		b.free()
@@ -210,7 +214,7 @@ type delivery struct {
 	*batch
 
 	writer        *writer
-	slots         *slots
+	slots         slots
 	sent, dropped int64
 	fetched       int
 	some          batch // what is left for a client that some frames leave out

@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -199,7 +200,7 @@ func (c *Client) answerError(asked question, err error) {
 	code, text, told := answerFor(err)
 	var panicked *panicError // call has logged it, with its stack
 	if !told && !errors.As(err, &panicked) {
-		c.log().Error("gows: a message failed", "type", brief(asked.kind), "channel", brief(asked.channel), "err", err)
+		c.log(slog.LevelError, "gows: a message failed", "type", brief(asked.kind), "channel", brief(asked.channel), "err", err)
 	}
 	c.answer(appendError(nil, asked, code, text))
 	switch {
@@ -228,7 +229,7 @@ func (c *Client) countBad(reason string) {
 func (c *Client) pinged() {
 	c.talked = true
 	if err := c.event(EventPing); err != nil && !errors.Is(err, ErrClosed) {
-		c.log().Error("gows: ping failed", "err", err)
+		c.log(slog.LevelError, "gows: ping failed", "err", err)
 	}
 }
 
@@ -263,7 +264,7 @@ func (c *Client) call(name string, hook func() error) (err error) {
 		v := recover()
 		if v != nil {
 			broke := &panicError{value: v, stack: debug.Stack()}
-			c.log().Error("gows: "+name+" panicked", "err", broke, "stack", string(broke.stack))
+			c.log(slog.LevelError, "gows: "+name+" panicked", "err", broke, "stack", string(broke.stack))
 			err = broke
 		}
 		s.stats.hooks.Add(-1)
@@ -271,7 +272,7 @@ func (c *Client) call(name string, hook func() error) (err error) {
 		c.hookTick = 0
 		c.mu.Unlock()
 		if v == nil && !returned { // runtime.Goexit, as t.Fatal in a test's hook: this goroutine cannot be kept
-			c.log().Error("gows: " + name + " ended its goroutine, and with it the connection")
+			c.log(slog.LevelError, "gows: "+name+" ended its goroutine, and with it the connection")
 			go c.orphaned(name) // ends with the connection
 		}
 	}()

@@ -94,7 +94,7 @@ func TestTheTableOfRefusalsIsWhatTheServerSays(t *testing.T) {
 			if want := leadingDigits.FindString(row[1]); want != "" && want != strconv.Itoa(said.Status) {
 				t.Errorf("got status %d, want %s", said.Status, row[1])
 			}
-			if comesBack := said.Status == http.StatusServiceUnavailable; comesBack != strings.Contains(head, "\nRetry-After: ") {
+			if comesBack := said.Status == http.StatusServiceUnavailable || said.Status == http.StatusTooManyRequests; comesBack != strings.Contains(head, "\nRetry-After: ") {
 				t.Errorf("Retry-After with status %d? %s", said.Status, head)
 			}
 			if want := strconv.Itoa(said.Code); want != row[2] {

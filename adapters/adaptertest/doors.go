@@ -176,14 +176,14 @@ func (s *stage) addresses() {
 	}
 	th := s.open(everybody(), core.WithMaxConnectionsPerAddress(1))
 	th.connect("/ws?token=alice", proxied("192.0.2.1")).whoami()
-	const full = "too many connections from this address"
-	th.knock("/ws?token=bob", proxied("192.0.2.2")).is(s.T, http.StatusTooManyRequests, core.CloseTooMany, full)
+	const full = "too many connections from this address, try again"
+	th.knock("/ws?token=bob", proxied("192.0.2.2")).is(s.T, http.StatusTooManyRequests, core.CloseInternal, full)
 
 	th = s.open(everybody(), core.WithMaxConnectionsPerAddress(1), core.WithTrustedProxies("127.0.0.0/8"))
 	for _, client := range []string{"192.0.2.1", "192.0.2.2"} {
 		if got := th.connect("/ws?token=alice", proxied(client)).whoami(); got.Remote != client {
 			s.Errorf("%s is known as %s", client, got.Remote)
 		}
-		th.knock("/ws?token=bob", proxied(client)).is(s.T, http.StatusTooManyRequests, core.CloseTooMany, full)
+		th.knock("/ws?token=bob", proxied(client)).is(s.T, http.StatusTooManyRequests, core.CloseInternal, full)
 	}
 }
