@@ -571,12 +571,7 @@ func (r *registry) add(s *Service) {
 func (r *registry) remove(s *Service) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i, other := range r.services {
-		if other == s {
-			r.services = append(r.services[:i:i], r.services[i+1:]...)
-			return
-		}
-	}
+	r.services = slices.DeleteFunc(r.services, func(other *Service) bool { return other == s })
 }
 
 // Default returns the service that has been running longest in this process, or nil. It is what websocket.Push uses.

@@ -3,6 +3,7 @@ package core_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/duxweb/go-ws/core"
 	"github.com/duxweb/go-ws/core/coretest"
@@ -623,4 +625,26 @@ func TestWhatWasPushedBeforeShutdownIsWritten(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The list of those that run is empty then, and still had it in its memory.
+func TestAServiceThatHasEndedIsReferredToByNobody(t *testing.T) {
+	t.Parallel()
+	life := func() weak.Pointer[core.Service] {
+		s := start(t, drivers.NewMemoryDriver(), permissive(), core.WithLogger(nil))
+		p, c := wireTCP(t, s, "ann")
+		sub(t, c, "room")
+		p.send(core.Message{Type: "message", Channel: "room", ID: "1"})
+		p.text()
+		_ = p.nc.Close()
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		return weak.Make(s)
+	}
+	s := life()
+	eventually(t, "the garbage collector", func() bool {
+		runtime.GC()
+		return s.Value() == nil
+	})
 }
