@@ -155,7 +155,7 @@ func (c *Client) Unsub(channels ...string) error {
 	if len(channels) == 0 {
 		channels = c.Channels()
 	}
-	return c.noted("unsub", c.unsubscribe(ctx, channels))
+	return c.noted("unsub", c.unsubscribe(ctx, channels, nil))
 }
 
 // Channels returns the channels the client is subscribed to, in the order of subscription; nil after the end.

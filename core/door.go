@@ -43,7 +43,7 @@ func (s *Service) takeOver(w http.ResponseWriter, t *Ticket) {
 	nc, leftover, err := hijack(w)
 	if err != nil {
 		s.opts.log.Error("gows: no connection", "err", err)
-		s.WriteRefusal(w, &Refusal{Status: http.StatusInternalServerError, Code: CloseInternal, Reason: err.Error()})
+		s.WriteRefusal(w, newRefusal(http.StatusInternalServerError, CloseInternal, err.Error()))
 		return
 	}
 	s.Attach(nc, leftover, t)

@@ -165,27 +165,26 @@ func refusalFor(err error) (r *Refusal, told bool) {
 func refuse(code int, reason string) *Refusal {
 	switch {
 	case code >= 3000 && code <= 4999:
-		r := &Refusal{Status: statusOf(code), Code: code, Reason: reason}
-		if r.Status == http.StatusServiceUnavailable {
-			r.Header = retryAfter()
-		}
-		return r
-	case code == http.StatusServiceUnavailable || code == http.StatusTooManyRequests:
-		return &Refusal{Status: code, Code: CloseInternal, Reason: reason, Header: retryAfter()}
-	case code >= 500 && code <= 599:
-		return &Refusal{Status: code, Code: CloseInternal, Reason: reason}
+		return newRefusal(statusOf(code), code, reason)
+	case code == http.StatusTooManyRequests || code >= 500 && code <= 599:
+		return newRefusal(code, CloseInternal, reason)
 	case code >= 400 && code < 500:
-		return &Refusal{Status: code, Code: CloseRefused, Reason: reason}
+		return newRefusal(code, CloseRefused, reason)
 	}
-	return &Refusal{Status: http.StatusInternalServerError, Code: CloseInternal, Reason: reason}
-}
-
-// retryAfter tells those who are to come back when, and not all of them the same.
-func retryAfter() http.Header {
-	return http.Header{"Retry-After": {strconv.Itoa(1 + rand.IntN(retrySeconds))}}
+	return newRefusal(http.StatusInternalServerError, CloseInternal, reason)
 }
 
 const retrySeconds = 5
+
+// newRefusal says that nobody may keep the response for the next one who asks, and to those who are to come back when: not
+// to all of them the same.
+func newRefusal(status, code int, reason string) *Refusal {
+	r := &Refusal{Status: status, Code: code, Reason: reason, Header: http.Header{"Cache-Control": {"no-store"}}}
+	if code < CloseRefused && (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) {
+		r.Header["Retry-After"] = []string{strconv.Itoa(1 + rand.IntN(retrySeconds))}
+	}
+	return r
+}
 
 func statusOf(closeCode int) int {
 	switch closeCode {

@@ -136,7 +136,7 @@ func Token(h http.Header, query url.Values) string {
 // malformed says what is wrong with the request as an opening handshake (RFC 6455 section 4.2.1), or nil.
 func (h *Handshake) malformed() *Refusal {
 	wrong := func(status int, reason string, header ...string) *Refusal {
-		r := &Refusal{Status: status, Code: closeWrongFrame, Reason: reason, Header: http.Header{}}
+		r := newRefusal(status, closeWrongFrame, reason)
 		for i := 0; i < len(header); i += 2 {
 			r.Header.Set(header[i], header[i+1])
 		}

@@ -137,7 +137,7 @@ func refusesIn(t *testing.T, service *core.Service, err error) {
 		t.Fatalf("%d %q, %v", w.Code, w.Body, err)
 	}
 	for name := range w.Header() {
-		if !slices.Contains([]string{"Allow", "Connection", "Content-Type", "Sec-Websocket-Version", "Upgrade"}, name) {
+		if !slices.Contains([]string{"Allow", "Cache-Control", "Connection", "Content-Type", "Sec-Websocket-Version", "Upgrade"}, name) {
 			t.Fatalf("%v", w.Header())
 		}
 	}

@@ -466,6 +466,38 @@ func TestUnsubscribeTakesAClientOutOfWhatIsNamedAndNothingElse(t *testing.T) {
 	}
 }
 
+// It could come behind the answer to a newer subscription: then the client took itself for out while it was in.
+func TestUnsubscribedComesBeforeTheClientCanSubscribeAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newScripted(drivers.NewMemoryDriver())
+		s := coretest.RunOn(t, d, permissive(), core.WithLogger(nil))
+		conn, client := connect(t, s, "ann")
+		sub(t, client, "room")
+		leave := make(chan struct{})
+		d.on(func(_ context.Context, c driverCall) error {
+			if c.verb == "leave" {
+				<-leave
+			}
+			return nil
+		})
+		taken := make(chan error)
+		go func() { taken <- s.Unsubscribe(t.Context(), "ann", "room") }() // ends with the driver call
+		conn.Expect("unsubscribed")
+		conn.Send(core.Message{ID: "again", Type: "subscribe", Channel: "room"})
+		synctest.Wait()
+		close(leave)
+		if err := <-taken; err != nil {
+			t.Error(err)
+		}
+		conn.Expect("receive")
+		conn.Nothing()
+		if got := client.Channels(); !slices.Equal(got, []string{"room"}) {
+			t.Errorf("in %v", got)
+		}
+	})
+}
+
 func TestAChannelIsUnsubscribedASecondAfterItsLastSubscriberAndInOneCall(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -72,24 +72,23 @@ func (n node) carryOut(ctx context.Context, cmd Command, c *Client) error {
 	return nil
 }
 
-// takeOut unsubscribes the client for the server, and tells it.
+// takeOut unsubscribes the client for the server, and tells it so.
 func (c *Client) takeOut(ctx context.Context, cmd Command) error {
-	var in []string
-	for _, name := range cmd.Channels {
-		if c.in(name) && !slices.Contains(in, name) {
-			in = append(in, name)
+	return c.unsubscribe(ctx, cmd.Channels, func(left []*channel) {
+		out := map[string]bool{}
+		for _, ch := range left {
+			out[ch.topic.Channel] = true
 		}
-	}
-	if len(in) == 0 {
-		return nil
-	}
-	err := c.unsubscribe(ctx, in)
-	for _, name := range in {
-		text := appendString([]byte(`{"type":"unsubscribed","channel":`), name)
-		text = append(text, `,"code":403,"message":"unsubscribed by the server"}`...)
-		_ = c.sendText(text) // it may have ended meanwhile
-	}
-	return err
+		for _, name := range cmd.Channels {
+			if !out[name] {
+				continue
+			}
+			delete(out, name)
+			text := appendString([]byte(`{"type":"unsubscribed","channel":`), name)
+			text = append(text, `,"code":403,"message":"unsubscribed by the server"}`...)
+			_ = c.sendText(text) // it may have ended meanwhile
+		}
+	})
 }
 
 func (n node) Down(err error, part func(Topic) bool) {

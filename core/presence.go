@@ -109,11 +109,16 @@ func (s *Service) tellCounts(ctx context.Context, link Link) {
 	}
 }
 
-// announce publishes what nobody waits for.
+// announce publishes what nobody waits for. When it is lost the subscribers here are told that something is missing, unless
+// the driver is away: they are told of that when it is back.
 func (s *Service) announce(ctx context.Context, link Link, t Topic, text []byte, except ...string) {
 	noted := func(err error) {
-		if err != nil {
-			s.sparing.warn(s.opts.log, "gows: presence not told", "app", t.App, "channel", t.Channel, "err", err)
+		if err == nil {
+			return
+		}
+		s.sparing.warn(s.opts.log, "gows: presence not told", "app", t.App, "channel", t.Channel, "err", err)
+		if _, away := s.away.state(); away == nil {
+			node{s}.Gap(t)
 		}
 	}
 	if err := link.Publish(ctx, Publication{Topic: t, Payload: text, Except: except}, noted); err != nil {

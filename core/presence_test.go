@@ -3,6 +3,7 @@ package core_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -292,4 +293,38 @@ func TestACrowdIsToldItsCountOnceASecond(t *testing.T) {
 			t.Fatalf("%d messages, want the leaves that left 1,000 to 900", len(heard))
 		}
 	})
+}
+
+// Who watches the channel would have gone on with the wrong people in it.
+func TestAJoinOrLeaveThatCannotBeToldIsAGap(t *testing.T) {
+	t.Parallel()
+	d := newScripted(drivers.NewMemoryDriver())
+	s := coretest.RunOn(t, d, permissive(), core.WithLogger(nil), events("room"))
+	watcher, client := connect(t, s, "bob")
+	sub(t, client, "room")
+	_, other := connect(t, s, "ann")
+	d.on(func(_ context.Context, c driverCall) error {
+		if c.verb == "publish" {
+			return errScripted
+		}
+		return nil
+	})
+	sub(t, other, "room")
+	if got := watcher.Expect("gap"); got.Channel != "room" {
+		t.Error(got.Raw)
+	}
+	if err := other.Unsub(); err != nil {
+		t.Fatal(err)
+	}
+	watcher.Expect("gap")
+	sub(t, other, "room")
+	watcher.Expect("gap")
+	d.node().Down(errScripted, nil) // then the gap is told when it is back
+	if err := other.Close(1000, ""); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "ann to be gone", func() bool { return s.Stats().Connections == 1 })
+	watcher.Nothing()
+	d.node().Up(nil)
+	watcher.Expect("gap")
 }

@@ -112,8 +112,8 @@ func (c *Client) undo(link Link, topics, joined []Topic) {
 	}()
 }
 
-// unsubscribe takes the client out of channels.
-func (c *Client) unsubscribe(ctx context.Context, channels []string) error {
+// unsubscribe takes the client out of channels, and calls out, if any, with those it was in before it can subscribe again.
+func (c *Client) unsubscribe(ctx context.Context, channels []string, out func(left []*channel)) error {
 	s := c.app.s
 	link, err := s.linked(ctx)
 	if err != nil {
@@ -124,6 +124,9 @@ func (c *Client) unsubscribe(ctx context.Context, channels []string) error {
 	}
 	defer c.endChange()
 	left := c.detach(channels)
+	if out != nil {
+		out(left)
+	}
 	if topics := topicsOf(joining(left)); len(topics) > 0 {
 		m := c.member(c.since)
 		last, err := link.Leave(ctx, m, topics...)

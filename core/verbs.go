@@ -91,7 +91,7 @@ func (c *Client) verbUnsubscribe(m *Message) error {
 	}
 	ctx, cancel := c.app.s.soon()
 	defer cancel()
-	return c.unsubscribe(ctx, []string{m.Channel})
+	return c.unsubscribe(ctx, []string{m.Channel}, nil)
 }
 
 func (c *Client) verbPresence(m *Message) error {
