@@ -60,11 +60,11 @@ norace: # Autobahn's cases in full size, and that the benchmarks compile and pas
 	go test -run=Autobahn -bench=. -benchtime=1x -timeout=5m ./...
 
 fuzz: ## Every fuzz target, FUZZTIME each: make fuzz FUZZTIME=10m FUZZ=Lifecycle
-	@.ci/fuzz $(FUZZTIME) $(FUZZ)
+	@.ci/fuzz $(FUZZTIME) '$(FUZZ)'
 
 submodules: # without the workspace, as a user's build sees them: no module may lean on another's go.mod
 	@.ci/each --sub env GOWORK=off go vet ./...
-	@.ci/each --sub env GOWORK=off go test -p 1 $(TESTFLAGS) ./... # one package at a time: e2e/crowd measures latency
+	@.ci/each --sub env GOWORK=off GOWS_STRESS_FOR=1s go test -p 1 $(TESTFLAGS) ./... # one package at a time: e2e/crowd measures latency
 
 race: ## The tests under the race detector, all modules but e2e/bench
 	go test -race $(TESTFLAGS) work

@@ -588,3 +588,22 @@ func TestWriteRefusalHidesErrorsThatAreNone(t *testing.T) {
 		t.Error(w.Code, w.Body)
 	}
 }
+
+func TestNoCacheKeepsARefusal(t *testing.T) {
+	t.Parallel()
+	server := mount(t, coretest.Run(t, core.WithLogger(nil), &core.Provider{}))
+	for want, header := range map[int]http.Header{http.StatusUnauthorized: nil, http.StatusForbidden: {"Origin": {"https://evil.example"}}, http.StatusNotFound: {"App": {"none"}}} {
+		a := knock(t, server, "/", header)
+		if a.Status != want || a.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%d: %v, want %d", a.Status, a.Header, want)
+		}
+	}
+	response, err := http.Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	if response.Header.Get("Cache-Control") != "no-store" {
+		t.Error(response.Header)
+	}
+}

@@ -30,8 +30,10 @@ type Link interface {
 	Publish(ctx context.Context, p Publication, done func(error)) error
 
 	// Subscribe makes the node receive the publications of topics; when it returns nil everything published from then
-	// on arrives, and everything accepted before for topics already subscribed has arrived. It takes all or none. Unsubscribe ends that; publications on their way may still arrive.
-	// Topics already subscribed, or not subscribed, are no error. Topics without a channel are subscribed like others.
+	// on arrives. Of topics that are subscribed already everything accepted before should have arrived then, if that can be
+	// known: Shutdown asks, so that clients get it before they are closed. It takes all or none. Unsubscribe ends that;
+	// publications on their way may still arrive. Topics already subscribed, or not subscribed, are no error. Topics without
+	// a channel are subscribed like others.
 	Subscribe(ctx context.Context, topics ...Topic) error
 	Unsubscribe(ctx context.Context, topics ...Topic) error
 

@@ -18,7 +18,7 @@ const (
 )
 
 // pages are the documents that these tests answer for.
-var pages = slices.Concat([]string{wire, "guarantees.md", deployment, "benchmarks.md"}, readmes[0][:], readmes[1][:], readmes[2][:], readmes[3][:], readmes[4][:], readmes[5][:])
+var pages = slices.Concat([]string{wire, "guarantees.md", deployment, "benchmarks.md", security}, readmes[0][:], readmes[1][:], readmes[2][:], readmes[3][:], readmes[4][:], readmes[5][:])
 
 // readmes are in English and in Chinese.
 var readmes = [][2]string{

@@ -1,10 +1,6 @@
 package docs
 
 import (
-	"go/ast"
-	"go/format"
-	"go/parser"
-	"go/token"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -76,22 +72,7 @@ func testsIn(t *testing.T, folder string) (names []string) {
 
 func TestEachOptionOfTheThreatsExists(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("../core/*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	exists := map[string]bool{}
-	for _, file := range files {
-		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, decl := range parsed.Decls {
-			if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil {
-				exists[f.Name.Name] = true
-			}
-		}
-	}
+	exists, _ := exported(t)
 	found := optioned.FindAllStringSubmatch(read(t, security).text, -1)
 	for _, m := range found {
 		if !exists[m[1]] {
@@ -101,31 +82,4 @@ func TestEachOptionOfTheThreatsExists(t *testing.T) {
 	if len(found) < 20 {
 		t.Errorf("only %d options are named", len(found))
 	}
-}
-
-func TestEveryLinkOfTheThreatsLeadsSomewhere(t *testing.T) {
-	t.Parallel()
-	for _, m := range links.FindAllStringSubmatch(inline.ReplaceAllString(read(t, security).text, ""), -1) {
-		target, anchor, _ := strings.Cut(m[1], "#")
-		if strings.Contains(target, "://") {
-			continue
-		}
-		to := read(t, filepath.Join("..", target))
-		if anchor != "" && !slices.ContainsFunc(to.headings, func(h heading) bool { return h.anchor() == anchor }) {
-			t.Errorf("%s: %s has no heading for the link %s", security, target, m[1])
-		}
-	}
-}
-
-func TestTheGoCodeOfTheThreatsCompiles(t *testing.T) {
-	t.Parallel()
-	s := newSnippets(t, ".")
-	s.addAsItStands("program", block{file: security, line: 1, code: "package main\n\nfunc main() {}\n"}) // go build -o needs one
-	for _, b := range read(t, security).blocks {
-		s.add(nameOf(b), b)
-		if formatted, err := format.Source([]byte(b.code)); err != nil || string(formatted) != b.code {
-			t.Errorf("%s:%d: %v, gofmt would write\n%s", b.file, b.line, err, formatted)
-		}
-	}
-	s.build()
 }

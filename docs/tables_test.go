@@ -259,6 +259,9 @@ func TestEveryTestThatTheDocsNameExists(t *testing.T) {
 		}
 	}
 	for _, file := range pages {
+		if file == security { // says for each test where it is, see TestEachThreatHasATestThatExists
+			continue
+		}
 		p := read(t, file)
 		rest := p.text
 		for _, tab := range p.tables { // whose header says where its tests are

@@ -112,7 +112,7 @@ func launch(addr, redis string) error {
 	proxy.Handle("/", balanced(nodes))
 	server := &http.Server{
 		Handler:           proxy,
-		ReadHeaderTimeout: patience / 8, ReadTimeout: patience / 4, // of requests; a socket has none
+		ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second, // of requests; a socket has none
 	}
 	defer server.Close() // lets sockets be: the nodes end them
 	failed := make(chan error, 1)

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -81,7 +82,7 @@ func serve(name, redisAddress string) error {
 	}
 	server := &http.Server{
 		Handler:           http.NewCrossOriginProtection().Handler(http.DefaultServeMux),
-		ReadHeaderTimeout: patience / 8, ReadTimeout: patience / 4, // of requests; a socket has none
+		ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second, // of requests; a socket has none
 	}
 	go func() { // ends with Shutdown
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
