@@ -42,6 +42,12 @@ func seedRequests(f *testing.F) {
 	f.Add(requestWith("hello", "Content-Length: 5", "Content-Length: 6", "Transfer-Encoding: chunked"))
 	f.Add(requestWith("", "Token: a\r\n b", "App: x\ty"))
 	f.Add(requestWith("", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version: 8"))
+	f.Add(requestWith("", "Token: no"))
+	f.Add(requestWith("", "Origin: https://a.example.com:8443", "Sec-WebSocket-Protocol: gows.bearer.bm8, gows"))
+	f.Add(requestWith("", "Origin: https://evil.example"))
+	f.Add(requestWith("\x89\x80\x00\x00\x00\x00", "Authorization: \tBEARER  a b ", "Content-Length: 0"))
+	f.Add(requestWith("", "Sec-WebSocket-Extensions: permessage-deflate", "Sec-WebSocket-Protocol: gows", "Sec-WebSocket-Protocol: gows"))
+	f.Add([]byte(strings.ReplaceAll(string(requestWith("", "App: y")), "keep-alive, ", "\xff,")))
 	for _, change := range [][2]string{
 		{"GET", "POST"},
 		{"HTTP/1.1", "HTTP/1.0"},
@@ -51,6 +57,14 @@ func seedRequests(f *testing.F) {
 		{": 13", ": 13, 8"},
 		{"==", "="},
 		{"Connection: keep-alive, Upgrade", "Connection: x y, upgrade\r\nConnection: Upgrade"},
+		{"Connection: keep-alive, Upgrade", "Connection: close\r\nConnection: ,,\tUPGRADE ,"},
+		{"keep-alive, Upgrade", "a/b;c=\"d, upgrade\""},
+		{"Upgrade: websocket", "Upgrade: h2c, WebSocket\t"},
+		{"Upgrade: websocket", "Upgrade: websocket/13"},
+		{": 13", ":\t13  "},
+		{": 13", ": 013"},
+		{"dGhl", "dG\thl"},
+		{"/ws?token=t", "/ws?token=a+b%2Bc&token=d&app=#e"},
 		{"/ws?token=t", "*"},
 		{"/ws?token=t", "http://other.example/ws?token=%zz;&app=%00"},
 		{"\r\n", "\n"},
@@ -155,9 +169,10 @@ func against(t *testing.T, ticket *core.Ticket, refused error, r *http.Request) 
 	said, err := gorillaSays(r)
 	accepted := ticket != nil
 	var refusal *core.Refusal
-	switch {
-	case errors.As(refused, &refusal) && slices.Contains([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound}, refusal.Status):
+	if errors.As(refused, &refusal) && slices.Contains([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound}, refusal.Status) {
 		accepted = true // as a handshake
+	}
+	switch {
 	case hasBody(r), !r.ProtoAtLeast(1, 1), r.Header.Get("Sec-Websocket-Version") != "13" && err == nil:
 		if accepted {
 			t.Fatalf("let in: %s %v, %d bytes of body", r.Proto, r.Header, r.ContentLength)

@@ -18,6 +18,7 @@ func FuzzLifecycle(f *testing.F) {
 	for seed := range uint64(16) {
 		f.Add(anyProgram(seed))
 	}
+	f.Add(badAcrossASecond())
 	f.Fuzz(live)
 }
 
@@ -45,6 +46,15 @@ func anyProgram(seed uint64) []byte {
 		program[1+3*i] = opConnect
 	}
 	return program
+}
+
+// badAcrossASecond is as many bad messages as are allowed, a second, and one more.
+func badAcrossASecond() []byte {
+	program := []byte{0, opConnect, 0, 0}
+	for range maxBad {
+		program = append(program, opGarbage, 0, 0)
+	}
+	return append(program, opTime, 0, 1, opGarbage, 0, 0)
 }
 
 func live(t *testing.T, program []byte) {

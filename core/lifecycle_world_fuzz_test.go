@@ -369,34 +369,12 @@ func enters(t *testing.T, s *core.Service, ticket *core.Ticket) *actor {
 	server, client := net.Pipe()
 	a := &actor{nc: client, notes: map[string][]string{}}
 	s.Attach(server, nil, ticket)
-	go a.listen() // ends with the pipe
+	go func() { // ends with the pipe
+		if err := eachMessage(client, a.take); err != nil {
+			a.note(func() { a.wrong = err.Error() })
+		}
+	}()
 	return a
-}
-
-func (a *actor) listen() {
-	parser := frame.Parser{Unmasked: true}
-	buf := make([]byte, 4<<10)
-	var in []byte
-	entered := false
-	for {
-		n, err := a.nc.Read(buf)
-		if err != nil {
-			return
-		}
-		in = append([]byte(nil), buf[:n]...)
-		if !entered {
-			_, frames, _ := strings.Cut(string(in), "\r\n\r\n")
-			in, entered = []byte(frames), true
-		}
-		for len(in) > 0 {
-			var m frame.Message
-			if m, in, err = parser.Next(in); err != nil {
-				a.note(func() { a.wrong = err.Error() })
-				return
-			}
-			a.take(m)
-		}
-	}
 }
 
 func (a *actor) take(m frame.Message) {
@@ -472,12 +450,12 @@ func (w *world) refusedBy(s *core.Service, h *core.Handshake) {
 func (w *world) pass(what int) {
 	d := time.Duration(1+what%3) * 700 * time.Millisecond
 	if what%4 == 0 {
-		d = 40 * time.Second
+		d = 40 * time.Second // bad messages are forgotten, too
 		w.swept = true
+		for _, l := range w.lives {
+			l.bad = 0
+		}
 	}
 	w.noteLine("%v pass", d)
 	<-time.After(d)
-	for _, l := range w.lives {
-		l.bad = 0
-	}
 }

@@ -25,6 +25,9 @@ func FuzzDecode(f *testing.F) {
 		` { "type" : "x" , "data" : "\\\"" } `, `{"type":null}`, `{"type":7,"id":{}}`, `[]`, `null`, `"\ud800"`, `{"a":-1.5e+3}`, `{`, ``,
 		`{"type":"x","id":null,"data":null,"meta":null}`,
 		`{"":{},"type":"\u0000\ud83d\ude00"}`, `{"type":"x","type":true}`, `{"type":"x","data":1,"data":null,"id":"a","id":"b"}`,
+		`{"type":"x","data":[[{"a":[{}]}],"\"]}",-0.0e-1,true,false,null]}`, `{"type":"x","id":"\"\\\/\b\f\n\r\t\u00e9","message":"\ud800\udc00\udc00"}`,
+		`{"meta":{"type":"y","data":{"type":"z"}},"data":"\u2028<&>","type":"x"}`, `{"type":"x","id":1,"channel":false,"message":[],"data":12345678901234567890.5}`,
+		`{"type":"","id":"1"}`, `{"type":["x"],"id":"1"}`, `{"type":"x"}}`, `{"type":"x"}{"type":"y"}`, `{"type":"x",}`, `{"type":"x","message":"` + "\n" + `"}`, "\ufeff{}", `true`, `-0`,
 		`{"type":"x","Data":1,"\u0069d":"y"}`, "{\"type\":\"x\",\"data\":{\"a\\\"}\":[\"]\\\\\",{}]}\r\n,\t\"meta\":1e5}",
 	} {
 		f.Add([]byte(seed))

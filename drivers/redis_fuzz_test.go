@@ -23,6 +23,8 @@ func FuzzPublication(f *testing.F) {
 	f.Add([]byte(`{"type":"message"}`))
 	f.Add([]byte("{\"type\":\"\xff\"}"))
 	f.Add(drivers.EncodePublication(core.Publication{Payload: []byte("x"), Except: []string{"one", "two"}}))
+	f.Add(drivers.EncodePublication(core.Publication{Payload: []byte("\xff"), Except: []string{"", "\xff", strings.Repeat("x", 200)}}))
+	f.Add([]byte("{\"a\":[{\"b\":\"\\ud800\"},1e999]}\n"))
 	f.Add([]byte("\x01\x03\x01a\x00"))
 	f.Add([]byte("\x01\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01{}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -65,6 +67,9 @@ func FuzzMember(f *testing.F) {
 	f.Add("5:anna", "", "", int64(-1), `-1:`)
 	f.Add("\xff", "\x00", "null", int64(0), `99999999999999999999:{}`)
 	f.Add("a b", "c", "{", int64(1<<60), `reg 18446744073709551616 {}`)
+	f.Add("bert", "\u2028<&>", `[{"a":"<&\u2028\ud800"},null]`, int64(-1<<60), `reg.1 18446744073709551615 {"c":"conn","n":"node","d":{"a":[1]},"s":-1}`)
+	f.Add("", "c", " null ", int64(1), `0:{"c":7}`)
+	f.Add("12:3", "c", "1e999", int64(1), "1:\u00e9{\"d\":null,\"s\":1.5}")
 	f.Fuzz(func(t *testing.T, id, conn, data string, since int64, stored string) {
 		_, _ = drivers.TopicMember(stored)
 		_, _ = drivers.ClientMember(id, stored)
@@ -130,6 +135,9 @@ func FuzzArrivals(f *testing.F) {
 	} {
 		f.Add(uint8(0), text)
 		f.Add(uint8(2), text)
+	}
+	for to := range 7 {
+		f.Add(uint8(to), `{"action":"send","client":"bert","payload":{"type":"letter","channel":"room"},"except":["x"]}`)
 	}
 	names := []string{"ws:{0}:pub::room", "ws:{0}:pub::", "ws:{0}:node:x", "ws:{0}:all", "ws:{0}:pub:", "", "ws:{0}:pub:%3A:room"}
 	inbox := drivers.NewInbox()
