@@ -35,9 +35,9 @@
 //
 // Goroutines: a reader per connection, which runs its hooks; a turn per channel that has something to write, unless the
 // publisher or its reader runs it; a drainer per connection with a backlog; one leave per connection closed from this
-// side; and the sweeper, the janitor and the keeper of sessions of the service. Shutdown waits for all of them. A hook of
-// Auth that hangs is the one thing left behind.
+// side; and the sweeper, the janitor and the keepers of sessions and of debts of the service; and one for each line that is
+// logged. Shutdown waits for all of them, but for a hook of Auth or a log that hangs.
 //
-// Locks are taken in the order hub shard, channel, client. No lock is held across a hook, a call of the driver, or a
+// Locks are taken in the order hub shard, channel, client, flight. No lock is held across a hook, a call of the driver, or a
 // wait. A turn writes to a client under the client's lock: such a write never waits.
 package core
