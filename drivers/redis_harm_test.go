@@ -466,7 +466,7 @@ func tooManyCommands(x *trial) {
 	x.Cleanup(goOn) // before the link is closed, which waits for it
 	link := open(x.T, at(x.T, server.Addr()), nil)
 	const size, sent, most = 256 << 10, 136, 64 // 34 MiB, of which 16 may wait: more are dropped than that
-	payload := json.RawMessage(`"` + strings.Repeat("x", size) + `"`)
+	payload := json.RawMessage(`{"x":"` + strings.Repeat("x", size) + `"}`)
 	sends := func(i int, payload json.RawMessage) {
 		x.Helper()
 		must(x.T, link.Command(x.Context(), n.ID(), core.Command{
@@ -489,7 +489,7 @@ func tooManyCommands(x *trial) {
 	}
 	dropped := len(n.Faults())
 	for i := sent; i < 2*sent; i++ {
-		sends(i, json.RawMessage(`"later"`))
+		sends(i, json.RawMessage(`{"x":"later"}`))
 	}
 	x.becomes(recovery, "later ones are carried out", func() bool {
 		commands := n.Commands()
