@@ -148,22 +148,27 @@ func (s *Service) refuseByClose(nc net.Conn, t *Ticket) {
 	go func() { // ends after refuseWait at the latest
 		defer s.endRefusal()
 		defer nc.Close()
-		_ = nc.SetDeadline(time.Now().Add(refuseWait))
-		if _, err := nc.Write(b); err != nil {
+		sendOff(nc, b)
+	}()
+}
+
+// sendOff writes what ends the connection, and takes in what the peer still sends.
+func sendOff(nc net.Conn, b []byte) {
+	_ = nc.SetDeadline(time.Now().Add(refuseWait))
+	if _, err := nc.Write(b); err != nil {
+		return
+	}
+	if half, ok := nc.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	buf := make([]byte, 512)
+	for n := 0; n < refuseDrain; {
+		m, err := nc.Read(buf)
+		n += m
+		if err != nil {
 			return
 		}
-		if half, ok := nc.(interface{ CloseWrite() error }); ok {
-			_ = half.CloseWrite()
-		}
-		buf := make([]byte, 512)
-		for n := 0; n < refuseDrain; {
-			m, err := nc.Read(buf)
-			n += m
-			if err != nil {
-				return
-			}
-		}
-	}()
+	}
 }
 
 // beginRefusal takes one of the slots for refusals, unless none is free or Shutdown waits for nobody any more.

@@ -112,7 +112,13 @@ func (s *Service) refuseConn(conn Conn, h *Handshake, t *Ticket, err error) erro
 		err = nil
 	}
 	s.countRefusal(h.RemoteAddr, t.address, r, withoutToken(err, t.token))
-	_ = writeAll(conn.NetConn(), frame.AppendClose(nil, r.Code, r.Reason), refuseWait)
+	b := frame.AppendClose(nil, r.Code, r.Reason)
+	if s.beginRefusal() {
+		defer s.endRefusal()
+		sendOff(conn.NetConn(), b)
+	} else {
+		_ = writeAll(conn.NetConn(), b, refuseHaste)
+	}
 	_ = conn.Close()
 	return r
 }

@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/duxweb/go-ws/core"
 	"github.com/duxweb/go-ws/core/coretest"
+	"github.com/duxweb/go-ws/core/internal/frame"
 )
 
 // serveGorilla mounts a route as people have it who use gorilla already, and dials it.
@@ -121,6 +123,29 @@ func TestAConnectionThatGorillaUpgradedIsRefusedWithTheReason(t *testing.T) {
 	var refusal *core.Refusal
 	if err := <-ended; !errors.As(err, &refusal) || refusal.Status != 403 {
 		t.Fatal(err)
+	}
+}
+
+// Closing a socket that has unread bytes is a reset, which can destroy the close frame on its way.
+func TestWhatAPeerSaidBeforeItsRefusalDoesNotResetTheConnection(t *testing.T) {
+	t.Parallel()
+	said := make(chan struct{})
+	service := coretest.Run(t, &core.Provider{Auth: func(string) (map[string]any, error) {
+		<-said
+		return nil, core.Errorf(403, "not on the list")
+	}})
+	server := mount(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var upgrader websocket.Upgrader
+		if conn, err := upgrader.Upgrade(w, r, nil); err == nil {
+			_ = service.ServeConn(conn, nil)
+		}
+	}))
+	alice := call(t, server, openingRequest(server, "/"))
+	alice.enter()
+	alice.say(masked(frame.Text, `{"type":"subscribe","channel":"room"}`))
+	close(said)
+	if rest, err := io.ReadAll(alice.in); err != nil || !strings.HasSuffix(string(rest), "not on the list") {
+		t.Errorf("%q, %v", rest, err)
 	}
 }
 
