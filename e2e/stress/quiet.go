@@ -41,9 +41,10 @@ func (s *stage) quiet(final bool) {
 	s.renew()
 	s.count.quiets.Add(1)
 	m := measure()
+	m.Connections = len(s.all())
 	s.count.keep(m)
 	s.say("quiet in %v, last of all: %q. %v, %d connections. %s", time.Since(begun).Round(time.Millisecond), waited, m,
-		len(s.all()), s.count.line())
+		m.Connections, s.count.line())
 	if !final {
 		if err := s.count.grows(); err != nil {
 			s.fail("a quiet point", err)
