@@ -64,7 +64,7 @@ fuzz: ## Every fuzz target, FUZZTIME each: make fuzz FUZZTIME=10m FUZZ=Lifecycle
 
 submodules: # without the workspace, as a user's build sees them: no module may lean on another's go.mod
 	@.ci/each --sub env GOWORK=off go vet ./...
-	@for mod in adapters/*/go.mod; do (cd "$${mod%/go.mod}" && echo "# ./$${mod%/go.mod}" && GOWORK=off go test $(TESTFLAGS) ./...) || exit 1; done
+	@ls adapters/*/go.mod | xargs -P 2 -I{} sh -c 'cd "$${1%/go.mod}" && GOWORK=off go test $(TESTFLAGS) ./... || exit 255' _ {}
 	cd e2e && GOWORK=off go test $(TESTFLAGS) ./consumer/...
 
 race: ## The tests under the race detector, all modules but e2e/bench
