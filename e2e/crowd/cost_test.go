@@ -85,7 +85,7 @@ func TestADeliveryCostsAsMuchOnEachHostAsOnNetHTTP(t *testing.T) {
 	measure := func() (worst float64) {
 		for range *rounds { // in turn, because the machine drifts
 			for _, s := range sides {
-				s.costs = append(s.costs, s.cost(t, crowd+1, 400*time.Millisecond))
+				s.costs = append(s.costs, s.cost(t, crowd+1, time.Second))
 			}
 		}
 		floor := median(sides[0].costs)
