@@ -1,6 +1,10 @@
 package drivers
 
-import "github.com/duxweb/go-ws/core"
+import (
+	"context"
+
+	"github.com/duxweb/go-ws/core"
+)
 
 // Kept returns how many things a memory driver remembers.
 func Kept(driver core.Driver) int {
@@ -38,4 +42,11 @@ func WaitingIn(link core.Link) (w Waiting) {
 		r.mu.Unlock()
 	}
 	return w
+}
+
+// Sweep has a Redis link sweep a registration, whatever it knows of it.
+func Sweep(ctx context.Context, link core.Link, reg string) {
+	for _, lane := range link.(*redisLink).lanes { //nolint:errcheck // a panic is what a test with another driver deserves
+		lane.presence.sweep(ctx, reg, true)
+	}
 }

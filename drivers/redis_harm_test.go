@@ -39,6 +39,7 @@ func TestWhatGoesWrongInOnePlaceHarmsNothingElse(t *testing.T) {
 		"a thousand readers over a slow line":                   manyReaders,
 		"a Leave that fails in one of its topics":               leavesAllButOne,
 		"keys of other programs among those of a dead node":     sweepsAroundOtherKeys,
+		"a sweep on a server that was told of no death":         sweepsWhereNobodyDied,
 		"a Subscribe that fails":                                subscribeFails,
 		"the subscription of a publisher is open and silent":    publisherHearsNothing,
 		"more commands than a node can hold":                    tooManyCommands,
@@ -392,6 +393,29 @@ func sweepsAroundOtherKeys(x *trial) {
 		if strings.TrimSpace(key) != "" {
 			x.Errorf("left behind: %s", key)
 		}
+	}
+}
+
+// Sentinel had made another server the master, a node had registered there anew and swept its old registration: over a
+// connection to the old master, which had hung, came back, and knew of nothing. All its clients were told to have left.
+func sweepsWhereNobodyDied(x *trial) {
+	server := redistest.Start(x.T)
+	n, other := drivertest.NewNode(), drivertest.NewNode()
+	link, watching := open(x.T, at(x.T, server.Addr()), n), open(x.T, at(x.T, server.Addr()), other)
+	m := n.Member("anna")
+	must(x.T, link.Register(x.Context(), room.App, m, n.Connect(room.App, m)))
+	n.Enter(m, room)
+	_, err := link.Join(x.Context(), m, room)
+	must(x.T, err)
+	drivers.Sweep(x.Context(), watching, n.ID()+".1")
+	if changes := other.Changes(); len(changes) != 0 {
+		x.Errorf("told: %v", changes)
+	}
+	if count, err := watching.Count(x.Context(), room); count != 1 || err != nil {
+		x.Errorf("%d in the room, %v", count, err)
+	}
+	if found, err := watching.Find(x.Context(), room.App, "anna"); len(found) != 1 || err != nil {
+		x.Errorf("%d connections of anna, %v", len(found), err)
 	}
 }
 

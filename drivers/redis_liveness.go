@@ -175,7 +175,7 @@ func (p *redisPresence) sweepTopics(ctx context.Context, reg string, tell bool) 
 	for i, text := range topics {
 		calls[i] = &scriptCall{
 			script: sweepTopicScript,
-			keys:   []string{l.members(reg, text), l.count(text), l.in(text), l.topics(reg)}, args: []any{reg, text, sweepLength},
+			keys:   []string{l.members(reg, text), l.count(text), l.in(text), l.topics(reg), l.nodes()}, args: []any{reg, text, sweepLength},
 		}
 	}
 	runScripts(ctx, client, calls)
@@ -213,7 +213,7 @@ func (p *redisPresence) sweepClients(ctx context.Context, reg string) bool {
 	if err != nil {
 		return false
 	}
-	c := &scriptCall{script: sweepClientsScript, keys: []string{l.conns(reg)}, args: []any{reg, l.client(""), sweepLength}}
+	c := &scriptCall{script: sweepClientsScript, keys: []string{l.conns(reg), l.nodes()}, args: []any{reg, l.client(""), sweepLength}}
 	bury := &scriptCall{script: buryScript, keys: []string{l.nodes(), l.conns(reg), l.topics(reg)}, args: []any{reg}}
 	runScripts(ctx, client, []*scriptCall{c, bury})
 	if wrongType(c.err) {

@@ -1,6 +1,9 @@
--- Takes some connections of a dead registration back, unless they have been registered anew. KEYS: conns;
+-- Takes some connections of a dead registration back, unless they have been registered anew. KEYS: conns, nodes;
 -- ARGV: registration, how the keys of clients begin, how many. Returns how many are left, and a key that holds something
 -- else: that must not keep the rest from being swept.
+if redis.call('HGET', KEYS[2], ARGV[1]) ~= 'dead' then -- see sweeptopic.lua
+  return redis.error_reply('ALIVE as far as this server knows')
+end
 local some = redis.call('HRANDFIELD', KEYS[1], ARGV[3], 'WITHVALUES')
 local failed = ''
 for i = 1, #some, 2 do

@@ -1,6 +1,10 @@
--- Takes some members of a dead registration out of a topic. KEYS: members, count, in, topics;
+-- Takes some members of a dead registration out of a topic. KEYS: members, count, in, topics, nodes;
 -- ARGV: registration, topic, how many. Returns how many are left, the members that were the last of their client id, and
 -- what the server did not do because a key holds something else: that must not keep the rest from being swept.
+-- A master that hung, and does not know yet that there is another one, was told of no death, nor of what replaces the dead.
+if redis.call('HGET', KEYS[5], ARGV[1]) ~= 'dead' then
+  return redis.error_reply('ALIVE as far as this server knows')
+end
 local failed = ''
 local function call(...)
   local reply = redis.pcall(...)
