@@ -10,9 +10,9 @@ import (
 
 func TestMain(m *testing.M) { leaktest.Main(m) }
 
-// A minute of both drivers together, with what they take to begin and to end. GOWS_STRESS_FOR=10m is 10 minutes of each.
+// A minute: half of it with each driver. GOWS_STRESS_FOR=10m is 10 minutes with each.
 func TestAMinuteOfStress(t *testing.T) {
-	o := options{seed: uint64(time.Now().UnixNano()) % 1e6, length: 20 * time.Second, driver: "both", nodes: 3, clients: 250, rest: 6 * time.Second}
+	o := options{seed: uint64(time.Now().UnixNano()) % 1e6, length: 30 * time.Second, driver: "both", nodes: 3, clients: 250, rest: 6 * time.Second}
 	if text := os.Getenv("GOWS_STRESS_FOR"); text != "" {
 		var err error
 		if o.length, err = time.ParseDuration(text); err != nil {
