@@ -471,7 +471,10 @@ func TestAnUpgradedConnectionIsCountedByItsOwnAddress(t *testing.T) {
 		}
 	}))
 	call(t, server, openingRequest(server, "/", "Token: ann", "X-Forwarded-For: 192.0.2.1")).enter()
-	eventually(t, "ann to be in", func() bool { return s.Stats().Connections == 1 })
+	eventually(t, "ann to be in", func() bool {
+		online, err := s.Online(t.Context(), "ann")
+		return online && err == nil
+	})
 	second := call(t, server, openingRequest(server, "/", "Token: bob", "X-Forwarded-For: 192.0.2.2"))
 	second.enter()
 	if code, reason := second.closed(); code != core.CloseInternal || reason != "too many connections from this address, try again" {
