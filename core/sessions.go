@@ -87,13 +87,16 @@ func (c *Client) yieldToOlder(ctx context.Context, link Link, limit int, reason 
 // replaceOlder ends all older connections of the client id. A node that it does not reach is dead, or one of the two looks
 // again once the driver is back: see keepSessions.
 func (c *Client) replaceOlder(ctx context.Context, link Link) error {
+	c.mu.Lock()
+	number, ended := c.number, c.ended != nil
+	c.mu.Unlock()
+	if ended { // its client may have connected anew before this one had its number
+		return nil
+	}
 	found, err := link.Find(ctx, c.App, c.ClientID)
 	if err != nil {
 		return unavailable("find", err)
 	}
-	c.mu.Lock()
-	number := c.number
-	c.mu.Unlock()
 	if err := c.replaceAmong(ctx, link, number, found); err != nil {
 		s := c.app.s
 		s.sparing.warn(s.opts.log, "gows: an older connection may live on: its node cannot be told, which is tried again",

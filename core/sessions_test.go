@@ -236,6 +236,35 @@ func TestAConnectionThatWasReplacedBeforeItKnewItsNumberIsClosed(t *testing.T) {
 	})
 }
 
+// A kick may be faster than the driver, and a client that connects anew faster than what is left of its older connection.
+func TestAConnectionThatEndedBeforeItHadANumberReplacesNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newScripted(drivers.NewMemoryDriver())
+		s := coretest.RunOn(t, d, core.WithSessions(core.ReplaceOld), core.WithLogger(nil))
+		first := true
+		d.on(func(_ context.Context, c driverCall) error {
+			if c.verb == "register" && first {
+				first = false
+				<-time.After(time.Second)
+			}
+			return nil
+		})
+		old := coretest.Connect(t, s, user("ann"))
+		synctest.Wait()
+		kick := core.Command{Action: core.ActionClose, ClientID: "ann", Code: 4000}
+		if err := d.node().Command(t.Context(), kick); err != nil {
+			t.Fatal(err)
+		}
+		if why := old.Closed(); why.Code != 4000 {
+			t.Fatal(why)
+		}
+		young := coretest.Connect(t, s, user("ann"))
+		<-time.After(2 * time.Second)
+		young.Nothing()
+	})
+}
+
 // storm connects one client id many times at once. All but one of the connections must be closed with that code, and the
 // one must be reached.
 func storm(t *testing.T, here, there *core.Service, code int) {
