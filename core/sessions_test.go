@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -211,20 +212,26 @@ func TestTwoThatRejectEachOtherLeaveTheFirst(t *testing.T) {
 	})
 }
 
+// late returns a service whose driver takes a second for its first call of a verb.
+func late(t *testing.T, verb string) (*scripted, *core.Service) {
+	t.Helper()
+	d := newScripted(drivers.NewMemoryDriver())
+	s := coretest.RunOn(t, d, core.WithSessions(core.ReplaceOld), core.WithLogger(nil))
+	var done atomic.Bool
+	d.on(func(_ context.Context, c driverCall) error {
+		if c.verb == verb && !done.Swap(true) {
+			<-time.After(time.Second)
+		}
+		return nil
+	})
+	return d, s
+}
+
 // A connection may learn its number after a newer one has replaced it: the driver's answer was on its way.
 func TestAConnectionThatWasReplacedBeforeItKnewItsNumberIsClosed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		d := newScripted(drivers.NewMemoryDriver())
-		s := coretest.RunOn(t, d, core.WithSessions(core.ReplaceOld), core.WithLogger(nil))
-		first := true
-		d.on(func(_ context.Context, c driverCall) error {
-			if c.verb == "number" && first {
-				first = false
-				<-time.After(time.Second)
-			}
-			return nil
-		})
+		_, s := late(t, "number")
 		old := coretest.Connect(t, s, user("ann"))
 		synctest.Wait()
 		young := coretest.Connect(t, s, user("ann"))
@@ -240,16 +247,7 @@ func TestAConnectionThatWasReplacedBeforeItKnewItsNumberIsClosed(t *testing.T) {
 func TestAConnectionThatEndedBeforeItHadANumberReplacesNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		d := newScripted(drivers.NewMemoryDriver())
-		s := coretest.RunOn(t, d, core.WithSessions(core.ReplaceOld), core.WithLogger(nil))
-		first := true
-		d.on(func(_ context.Context, c driverCall) error {
-			if c.verb == "register" && first {
-				first = false
-				<-time.After(time.Second)
-			}
-			return nil
-		})
+		d, s := late(t, "register")
 		old := coretest.Connect(t, s, user("ann"))
 		synctest.Wait()
 		kick := core.Command{Action: core.ActionClose, ClientID: "ann", Code: 4000}
