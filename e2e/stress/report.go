@@ -74,11 +74,12 @@ func (c *counters) grows() error {
 // least is the least that was used beside the connections, whose number differs: each has two ends here, with a goroutine
 // and a file.
 func least(all []usage) usage {
-	u := usage{Goroutines: math.MaxInt, Files: math.MaxInt, Heap: math.MaxInt64}
+	u := usage{Goroutines: math.MaxInt, Files: math.MaxInt, Heap: math.MaxInt64, RSS: math.MaxInt64}
 	for _, v := range all {
 		v.Goroutines -= 2 * v.Connections
 		v.Files -= 2 * v.Connections
-		u.Goroutines, u.Files, u.Heap = min(u.Goroutines, v.Goroutines), min(u.Files, v.Files), min(u.Heap, v.Heap)
+		u.Goroutines, u.Files = min(u.Goroutines, v.Goroutines), min(u.Files, v.Files)
+		u.Heap, u.RSS = min(u.Heap, v.Heap), min(u.RSS, v.RSS)
 	}
 	return u
 }
